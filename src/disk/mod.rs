@@ -1,0 +1,197 @@
+//! What the log asks of a disk, and who answers.
+//!
+//! Two traits. [`Store`] is a directory of files with blocking calls: recovery, the preparer and the
+//! readers use it. [`Disk`] is what the writer drives: operations are submitted and their results
+//! reaped later, so that the writer can fill the next batch while the last is on its way. The writer
+//! is one state machine that never knows which disk it drives: [`uring`], [`psync`], or the
+//! simulated one.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{IoError, LockHolder};
+use crate::mem::AlignedBuf;
+
+/// A log's directory. Names are plain file names inside it; errors are the system's own.
+pub(crate) trait Store: Send + Sync {
+    /// The path of `name`, for error messages.
+    fn path(&self, name: &str) -> PathBuf;
+    /// What is known of the device and file system.
+    fn facts(&self) -> &DeviceFacts;
+    /// Takes the one writer's lock. It is held until the guard is dropped or the process dies.
+    fn lock(&self) -> Result<LockGuard, LockError>;
+    /// The names of all entries, in no order.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// Creates a file that must not exist, for reading and writing.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>>;
+    /// Opens an existing file. Symbolic links are refused.
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>>;
+    /// Renames, replacing `to`. Durable only after [`sync_dir`](Self::sync_dir).
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a name.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes all names durable.
+    fn sync_dir(&self) -> io::Result<()>;
+}
+
+/// How a file is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+/// An open file. Offsets, lengths and buffer addresses of reads and writes are multiples of the
+/// store's block ([`DeviceFacts::block_bytes`]): the file may be open for direct I/O.
+pub(crate) trait File: Send + Sync {
+    /// Size in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Reads until `buf` is full or the file ends; returns the bytes read.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+    /// Writes all of `buf`. After an error any part of it may have been written.
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()>;
+    /// Reserves space for the first `len` bytes and sets the size to that. File systems that cannot
+    /// reserve only set the size.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Cuts (or extends with zeros) to `len` bytes.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Makes the file's bytes and metadata durable (fsync). Covers writes that returned before it.
+    fn sync(&self) -> io::Result<()>;
+    /// The descriptor, where the file is one of the operating system; -1 on a simulated disk.
+    fn raw_fd(&self) -> i32;
+    /// The simulated disk's number for the file; 0 on a real one.
+    fn sim_id(&self) -> u64 {
+        0
+    }
+}
+
+/// Keeps the lock on a log's directory until dropped.
+pub(crate) struct LockGuard(#[allow(dead_code)] pub(crate) Box<dyn Send + Sync>);
+
+pub(crate) enum LockError {
+    Held(Option<LockHolder>),
+    Io(IoError),
+}
+
+/// What is known of the device under a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceFacts {
+    /// Device number of the file system, as `major:minor`.
+    pub device: String,
+    /// File system type: "ext4", "xfs", "tmpfs", …; the magic number in hex where it has no name
+    /// here.
+    pub file_system: String,
+    /// Whether what is written there is gone with the power (tmpfs, ramfs).
+    pub volatile: bool,
+    /// Whether files are open for direct I/O (O_DIRECT).
+    pub direct: bool,
+    /// The log's block in bytes: what writes are aligned to, and padded to.
+    pub block_bytes: usize,
+    /// Alignment of direct I/O in bytes, as statx reports it; 0 when it does not.
+    pub direct_align_bytes: usize,
+    /// Logical and physical sector of the device in bytes; 0 when unknown.
+    pub logical_sector_bytes: usize,
+    /// See `logical_sector_bytes`.
+    pub physical_sector_bytes: usize,
+    /// "write back" or "write through", as the kernel sees the drive's cache; empty when unknown.
+    pub write_cache: String,
+    /// Whether the kernel may use FUA writes on the device.
+    pub fua: Option<bool>,
+    /// Kernel release.
+    pub kernel: String,
+}
+
+/// What the writer drives. Made on the writer thread and used only there.
+pub(crate) trait Disk {
+    /// Most operations under way at once.
+    fn depth_max(&self) -> usize;
+    /// Submits an operation. Its result comes from [`reap`](Self::reap), errors included. At most
+    /// `depth_max` are ever under way.
+    fn submit(&mut self, op: Op);
+    /// Moves the results of finished operations into `done`, in any order. With `wait`, and when
+    /// something is under way, it blocks until at least one is there.
+    fn reap(&mut self, wait: bool, done: &mut Vec<Done>);
+}
+
+/// An operation for a [`Disk`].
+pub(crate) struct Op {
+    /// The writer's number for it, handed back in [`Done`].
+    pub(crate) token: u64,
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) kind: OpKind,
+}
+
+pub(crate) enum OpKind {
+    /// Writes the first `len` bytes of `buf` at `offset`; with `durable` it is done only when they
+    /// survived a sync. The disk owns the buffer until the operation is done.
+    Write { offset: u64, buf: AlignedBuf, len: usize, durable: bool },
+    /// Syncs the file's data: covers every write done before it was submitted.
+    Sync,
+}
+
+/// A finished operation.
+pub(crate) struct Done {
+    pub(crate) token: u64,
+    /// The buffer of a write, handed back.
+    pub(crate) buf: Option<AlignedBuf>,
+    /// What came of it. A write that ended short and could not be finished is an error.
+    pub(crate) result: io::Result<()>,
+    /// How long the write itself took where the sync was a separate step; zero where it was not.
+    pub(crate) write_took: Duration,
+}
+
+/// The way in which a batch is written and made durable.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum Method {
+    /// io_uring write with RWF_DSYNC.
+    RingDsync,
+    /// io_uring write, then fdatasync(2) by the writer thread.
+    RingFdatasync,
+    /// io_uring write linked to an io_uring FSYNC.
+    RingLinkedFsync,
+    /// pwritev2(2) with RWF_DSYNC by the writer thread.
+    PwriteDsync,
+    /// pwrite(2), then fdatasync(2), by the writer thread.
+    PwriteFdatasync,
+}
+
+impl Method {
+    /// Every method, in the order in which one is preferred when they are equally fast.
+    pub const ALL: [Method; 5] = [
+        Method::RingDsync,
+        Method::RingFdatasync,
+        Method::PwriteDsync,
+        Method::PwriteFdatasync,
+        Method::RingLinkedFsync,
+    ];
+
+    /// Whether it goes through io_uring.
+    pub fn is_ring(self) -> bool {
+        matches!(self, Method::RingDsync | Method::RingFdatasync | Method::RingLinkedFsync)
+    }
+
+    /// The method's name, as the command takes and prints it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::RingDsync => "ring-dsync",
+            Method::RingFdatasync => "ring-fdatasync",
+            Method::RingLinkedFsync => "ring-linked-fsync",
+            Method::PwriteDsync => "pwrite-dsync",
+            Method::PwriteFdatasync => "pwrite-fdatasync",
+        }
+    }
+
+    /// The method with this name.
+    pub fn from_name(name: &str) -> Option<Method> {
+        Method::ALL.into_iter().find(|method| method.name() == name)
+    }
+}
+
+impl core::fmt::Display for Method {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(self.name())
+    }
+}

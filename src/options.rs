@@ -1,0 +1,343 @@
+//! [`Options`]: how a log is opened.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::disk::Method;
+use crate::error::OpenError;
+use crate::frame;
+
+/// What an acknowledgement means.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Durability {
+    /// The record survived a sync on the device: it is there after a power cut.
+    #[default]
+    Durable,
+    /// The record was handed to the device: it is there after the process dies, but a power cut may
+    /// take it, and everything after it. [`Log::sync`](crate::Log::sync) makes it durable.
+    Written,
+}
+
+/// Which way to the disk to take.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum BackendChoice {
+    /// io_uring where it works, plain system calls where it does not.
+    #[default]
+    Auto,
+    /// io_uring, or an error.
+    Uring,
+    /// Plain system calls.
+    Psync,
+}
+
+/// How a thread waits when it has nothing to do.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Idle {
+    /// Sleep on a futex: costs no CPU, and a wake-up of some microseconds.
+    #[default]
+    Park,
+    /// Burn the core: the lowest latency, only with more cores than busy threads.
+    Spin,
+    /// Give the core away again and again: in between.
+    Yield,
+}
+
+/// How a log is opened: sizes, durability, strategies. Every setter takes and returns the options by
+/// value; [`open`](Options::open) checks them all.
+#[must_use = "options do nothing until `open` is called"]
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub(crate) create: bool,
+    pub(crate) durability: Durability,
+    pub(crate) segment_bytes: u64,
+    pub(crate) segments_ready: usize,
+    pub(crate) rings: Option<usize>,
+    pub(crate) ring_bytes: usize,
+    pub(crate) rings_retired_max: usize,
+    pub(crate) window_records: Option<usize>,
+    pub(crate) batch_bytes_max: usize,
+    pub(crate) large_bytes_max: usize,
+    pub(crate) writer_idle: Idle,
+    pub(crate) waiter_idle: Idle,
+    pub(crate) writer_core: Option<usize>,
+    pub(crate) linger_max: Duration,
+    pub(crate) vouch_after: Duration,
+    pub(crate) backend: BackendChoice,
+    pub(crate) method: Option<Method>,
+    pub(crate) depth: Option<usize>,
+    pub(crate) buffered: bool,
+    pub(crate) calibrate: bool,
+    pub(crate) prepare_bytes_per_s: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            create: true,
+            durability: Durability::Durable,
+            segment_bytes: 64 << 20,
+            segments_ready: 2,
+            rings: None,
+            ring_bytes: 1 << 20,
+            rings_retired_max: 16,
+            window_records: None,
+            batch_bytes_max: 2 << 20,
+            large_bytes_max: 64 << 20,
+            writer_idle: Idle::Park,
+            waiter_idle: Idle::Park,
+            writer_core: None,
+            linger_max: Duration::from_micros(60),
+            vouch_after: Duration::from_millis(5),
+            backend: BackendChoice::Auto,
+            method: None,
+            depth: None,
+            buffered: false,
+            calibrate: true,
+            prepare_bytes_per_s: 128 << 20,
+        }
+    }
+}
+
+impl Options {
+    /// The default options.
+    pub fn new() -> Self {
+        Options::default()
+    }
+
+    /// Whether to create the directory and the log in it when there is none. Default: yes.
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// What an acknowledgement means. Default: [`Durability::Durable`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Size of a new segment file in bytes. 64 KiB to 4 GiB, a multiple of 64 KiB; default 64 MiB.
+    /// It also bounds the largest record and batch: see
+    /// [`Log::record_bytes_max`](crate::Log::record_bytes_max).
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.segment_bytes = bytes;
+        self
+    }
+
+    /// Segments that stand ready behind the live one, at least: 1 to 64, default 2. More are kept
+    /// where the rings could hold more than these take.
+    pub fn segments_ready(mut self, segments: usize) -> Self {
+        self.segments_ready = segments;
+        self
+    }
+
+    /// Number of rings: 1 to 1024. Default: one for each core that the process may run on.
+    pub fn rings(mut self, rings: usize) -> Self {
+        self.rings = Some(rings);
+        self
+    }
+
+    /// Payload bytes that one ring holds: a power of two, 4 KiB to 1 GiB, default 1 MiB. Beside
+    /// them a ring has half as many bytes of slot entries. Records of more than an eighth of a ring
+    /// take a heap buffer instead.
+    pub fn ring_bytes(mut self, bytes: usize) -> Self {
+        self.ring_bytes = bytes;
+        self
+    }
+
+    /// Most rings that may stand retired at once, pinned by a reservation that was leaked or is
+    /// held for very long: 0 to 1024, default 16. Beyond it such a ring's space stays lost until
+    /// the reservation ends.
+    pub fn rings_retired_max(mut self, rings: usize) -> Self {
+        self.rings_retired_max = rings;
+        self
+    }
+
+    /// Records that the writer's reordering window holds: a power of two, 16 to 2^24. Default: what
+    /// the rings can hold in their smallest slots. With fewer, records beyond it are kept in a list
+    /// that is slower.
+    pub fn window_records(mut self, records: usize) -> Self {
+        self.window_records = Some(records);
+        self
+    }
+
+    /// Most bytes of one gathered write: a power of two, 64 KiB to 16 MiB, default 2 MiB. Two such
+    /// buffers are allocated (and one more for each further write that may be under way).
+    pub fn batch_bytes_max(mut self, bytes: usize) -> Self {
+        self.batch_bytes_max = bytes;
+        self
+    }
+
+    /// Heap bytes that records and batches too large for a ring may hold together while they are
+    /// not yet written: 64 KiB to 64 GiB, default 64 MiB. It also bounds the largest record.
+    pub fn large_bytes_max(mut self, bytes: usize) -> Self {
+        self.large_bytes_max = bytes;
+        self
+    }
+
+    /// How the writer thread waits for records. Default: [`Idle::Park`], which costs no CPU while
+    /// nothing is appended.
+    pub fn writer_idle(mut self, idle: Idle) -> Self {
+        self.writer_idle = idle;
+        self
+    }
+
+    /// How a thread in [`Ticket::wait`](crate::Ticket::wait) waits. Default: [`Idle::Park`].
+    pub fn waiter_idle(mut self, idle: Idle) -> Self {
+        self.waiter_idle = idle;
+        self
+    }
+
+    /// Pins the writer thread to a core. Default: not pinned, which is faster where the kernel can
+    /// run it beside the producer it answers.
+    pub fn writer_core(mut self, core: usize) -> Self {
+        self.writer_core = Some(core);
+        self
+    }
+
+    /// Longest that the writer waits for a batch to grow as large as the last one, once something
+    /// is pending: 0 (never) to 10 ms, default 60 µs. It waits less the more records share a batch,
+    /// and never for a single record.
+    pub fn linger_max(mut self, linger: Duration) -> Self {
+        self.linger_max = linger;
+        self
+    }
+
+    /// How long the log must be idle before one empty batch vouches for the last acknowledged
+    /// record: 1 ms to 1 h, default 5 ms. Until then damage to that record cannot be told from a
+    /// torn write.
+    pub fn vouch_after(mut self, idle: Duration) -> Self {
+        self.vouch_after = idle;
+        self
+    }
+
+    /// Which way to the disk to take. Default: [`BackendChoice::Auto`].
+    pub fn backend(mut self, backend: BackendChoice) -> Self {
+        self.backend = backend;
+        self
+    }
+
+    /// Forces the way in which batches are made durable. Default: the fastest of those that work,
+    /// measured when the log is opened.
+    pub fn method(mut self, method: Method) -> Self {
+        self.method = Some(method);
+        self
+    }
+
+    /// Forces the number of writes under way at once: 1 to 16. Only [`Method::RingDsync`] takes
+    /// more than 1. Default: 1, unless calibration shows that 2 pays.
+    pub fn depth(mut self, depth: usize) -> Self {
+        self.depth = Some(depth);
+        self
+    }
+
+    /// Goes through the page cache where the file system refuses direct I/O. Default: no, such a
+    /// file system is an error.
+    pub fn buffered(mut self, buffered: bool) -> Self {
+        self.buffered = buffered;
+        self
+    }
+
+    /// Whether to measure the methods on a scratch file when the log is opened and no earlier
+    /// measurement for this device is stored with it. Default: yes; without it the first that works
+    /// is taken.
+    pub fn calibrate(mut self, calibrate: bool) -> Self {
+        self.calibrate = calibrate;
+        self
+    }
+
+    /// Bytes a second at which new segments are filled with zeros while enough stand ready: 1 MiB
+    /// to 1 TiB, default 128 MiB. The preparer is not held back while less than one stands ready,
+    /// and follows the rate at which the log is written.
+    pub fn prepare_bytes_per_s(mut self, bytes: u64) -> Self {
+        self.prepare_bytes_per_s = bytes;
+        self
+    }
+
+    /// Opens the log in `dir`, recovering it after a crash.
+    ///
+    /// Blocks while it reads the log's tail and measures the device (some tens of milliseconds the
+    /// first time), and while it fills the first segments of a new log with zeros.
+    ///
+    /// # Errors
+    /// An option out of range, a directory that another process writes to, damage to acknowledged
+    /// data, a machine that cannot do what the options force, or a failed system call: see
+    /// [`OpenError`].
+    pub fn open(self, dir: impl AsRef<Path>) -> Result<crate::Log, OpenError> {
+        crate::Log::open_with(self, dir.as_ref())
+    }
+
+    /// Checks every option and every relation between them.
+    pub(crate) fn validate(&self) -> Result<(), OpenError> {
+        const MIB: u64 = 1 << 20;
+        check("segment_bytes", self.segment_bytes, 64 << 10, 4096 * MIB, "bytes")?;
+        if !self.segment_bytes.is_multiple_of(64 << 10) {
+            return invalid("segment_bytes", "must be a multiple of 64 KiB (65536)");
+        }
+        check("segments_ready", self.segments_ready as u64, 1, 64, "segments")?;
+        if let Some(rings) = self.rings {
+            check("rings", rings as u64, 1, 1024, "rings")?;
+        }
+        check("ring_bytes", self.ring_bytes as u64, 4096, 1024 * MIB, "bytes")?;
+        power_of_two("ring_bytes", self.ring_bytes)?;
+        check("rings_retired_max", self.rings_retired_max as u64, 0, 1024, "rings")?;
+        if let Some(window) = self.window_records {
+            check("window_records", window as u64, 16, 1 << 24, "records")?;
+            power_of_two("window_records", window)?;
+        }
+        check("batch_bytes_max", self.batch_bytes_max as u64, 64 << 10, 16 * MIB, "bytes")?;
+        power_of_two("batch_bytes_max", self.batch_bytes_max)?;
+        check("large_bytes_max", self.large_bytes_max as u64, 64 << 10, 65536 * MIB, "bytes")?;
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        check("linger_max", ms(self.linger_max), 0, 10, "ms")?;
+        check("vouch_after", ms(self.vouch_after), 1, 3_600_000, "ms")?;
+        check("prepare_bytes_per_s", self.prepare_bytes_per_s, MIB, MIB << 20, "bytes/s")?;
+        if let Some(depth) = self.depth {
+            check("depth", depth as u64, 1, 16, "writes")?;
+            if depth > 1 && self.method.is_some_and(|method| method != Method::RingDsync) {
+                return invalid(
+                    "depth",
+                    "only method ring-dsync takes more than one write at a time",
+                );
+            }
+        }
+        match (self.backend, self.method) {
+            (BackendChoice::Psync, Some(method)) if method.is_ring() => {
+                invalid("method", "a ring method needs io_uring, but backend psync is forced")
+            }
+            (BackendChoice::Uring, Some(method)) if !method.is_ring() => {
+                invalid("method", "a pwrite method needs backend psync, but uring is forced")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn check(
+    option: &'static str,
+    value: u64,
+    min: u64,
+    max: u64,
+    unit: &str,
+) -> Result<(), OpenError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(OpenError::InvalidOption {
+        option,
+        reason: format!("{value} {unit} is out of range, which is {min} to {max}"),
+    })
+}
+
+fn power_of_two(option: &'static str, value: usize) -> Result<(), OpenError> {
+    if value.is_power_of_two() {
+        return Ok(());
+    }
+    Err(OpenError::InvalidOption { option, reason: format!("{value} is not a power of two") })
+}
+
+fn invalid(option: &'static str, reason: &str) -> Result<(), OpenError> {
+    Err(OpenError::InvalidOption { option, reason: reason.to_owned() })
+}
+
+const _: () = assert!((64 << 10) % frame::BLOCK_BYTES_MAX == 0, "segments are whole blocks");
