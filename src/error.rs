@@ -293,6 +293,11 @@ pub enum AppendError {
         /// The largest that fits, in bytes.
         max: usize,
     },
+    /// The system has no memory for a record too large for a ring.
+    OutOfMemory {
+        /// The bytes that were asked for.
+        bytes: usize,
+    },
     /// A batch without records, which would have no number.
     EmptyBatch,
     /// No space on the file system for further segments. Nothing accepted is lost; appends work
@@ -315,6 +320,10 @@ impl fmt::Display for AppendError {
                 f,
                 "{bytes} bytes are too many for one record or batch of this log, which takes {max}; \
                  split it, or raise segment_bytes and large_bytes_max"
+            ),
+            Self::OutOfMemory { bytes } => write!(
+                f,
+                "no memory for a buffer of {bytes} bytes; lower large_bytes_max or free some"
             ),
             Self::EmptyBatch => f.write_str("a batch must have at least one record"),
             Self::NoSpace => f.write_str(
@@ -426,6 +435,20 @@ impl std::error::Error for ReadError {
     }
 }
 
+impl OpenError {
+    /// The same failure, met while a directory was opened for reading only.
+    pub(crate) fn into_read_error(self) -> ReadError {
+        match self {
+            OpenError::NotFound { dir } => ReadError::NotFound { dir },
+            OpenError::Foreign { path, reason } => ReadError::Foreign { path, reason },
+            OpenError::Damaged(damage) => ReadError::Damaged(damage),
+            OpenError::Io(error) => ReadError::Io(error),
+            // Reading takes no lock and no options, and needs nothing of the machine.
+            other => ReadError::Foreign { path: PathBuf::new(), reason: other.to_string() },
+        }
+    }
+}
+
 impl From<IoError> for ReadError {
     fn from(error: IoError) -> Self {
         ReadError::Io(error)
@@ -435,5 +458,33 @@ impl From<IoError> for ReadError {
 impl From<Damage> for ReadError {
     fn from(damage: Damage) -> Self {
         ReadError::Damaged(damage)
+    }
+}
+
+/// Why closing did not end well. The log is closed all the same.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum CloseError {
+    /// A write or a sync failed, now or earlier.
+    Poisoned(Poison),
+    /// This is a forked child of the process that opened the log; the log is still open there.
+    Forked,
+}
+
+impl fmt::Display for CloseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Poisoned(poison) => poison.fmt(f),
+            Self::Forked => f.write_str(FORKED),
+        }
+    }
+}
+
+impl std::error::Error for CloseError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Poisoned(poison) => Some(poison),
+            Self::Forked => None,
+        }
     }
 }

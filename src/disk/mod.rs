@@ -6,13 +6,23 @@
 //! is one state machine that never knows which disk it drives: [`uring`], [`psync`], or the
 //! simulated one.
 
+pub(crate) mod calibrate;
+pub(crate) mod choice;
+pub(crate) mod device;
+pub(crate) mod os;
+pub(crate) mod psync;
+#[cfg(feature = "sim")]
+pub(crate) mod sim;
+pub(crate) mod uring;
+
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{IoError, LockHolder};
+use crate::error::{IoError, LockHolder, OpenError};
 use crate::mem::AlignedBuf;
+use crate::options::Options;
 
 /// A log's directory. Names are plain file names inside it; errors are the system's own.
 pub(crate) trait Store: Send + Sync {
@@ -34,6 +44,9 @@ pub(crate) trait Store: Send + Sync {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes all names durable.
     fn sync_dir(&self) -> io::Result<()>;
+    /// Chooses the way to the disk and sets it up. Called on the writer thread, which alone may use
+    /// the result, with the lock held.
+    fn disk(self: Arc<Self>, options: &Options) -> Result<(Box<dyn Disk>, BackendInfo), OpenError>;
 }
 
 /// How a file is opened.
@@ -113,6 +126,12 @@ pub(crate) trait Disk {
     /// Moves the results of finished operations into `done`, in any order. With `wait`, and when
     /// something is under way, it blocks until at least one is there.
     fn reap(&mut self, wait: bool, done: &mut Vec<Done>);
+    /// Makes these buffers known to the kernel, so that writes from them skip the pinning of their
+    /// pages. Called once, before the first operation. Returns whether it was done: where it is
+    /// refused, writes work all the same.
+    fn register_buffers(&mut self, _bufs: &[AlignedBuf]) -> bool {
+        false
+    }
 }
 
 /// An operation for a [`Disk`].
@@ -194,4 +213,68 @@ impl core::fmt::Display for Method {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// Which way to the disk a log took, and why.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct BackendInfo {
+    /// The backend that runs.
+    pub backend: Backend,
+    /// How a batch is written and made durable.
+    pub method: Method,
+    /// Most writes under way at once.
+    pub depth: usize,
+    /// Why this one, and what was refused: one or two sentences for a person.
+    pub why: String,
+    /// What is known of the device and file system.
+    pub facts: DeviceFacts,
+    /// Every method that was considered, with what was measured of it.
+    pub probes: Vec<MethodProbe>,
+    /// Whether writes come from buffers registered with the kernel.
+    pub registered_buffers: bool,
+    /// Whether files are registered with the kernel.
+    pub registered_files: bool,
+    /// The io_uring set-up flags that the kernel took; empty without a ring.
+    pub ring_flags: String,
+    /// Whether the batch buffers stand on huge pages.
+    pub huge_pages: bool,
+}
+
+/// Who carries out the writes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum Backend {
+    /// io_uring.
+    Uring,
+    /// Plain system calls by the writer thread.
+    Psync,
+    /// The simulated disk.
+    Sim,
+}
+
+impl core::fmt::Display for Backend {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Backend::Uring => "uring",
+            Backend::Psync => "psync",
+            Backend::Sim => "sim",
+        })
+    }
+}
+
+/// What is known of one method on one device.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct MethodProbe {
+    /// The method.
+    pub method: Method,
+    /// Writes under way at once.
+    pub depth: usize,
+    /// Median of one small durable write in µs, from its submission; 0 when it was not measured.
+    pub p50_us: f64,
+    /// 99th percentile of the same.
+    pub p99_us: f64,
+    /// Why it does not work here; `None` when it does.
+    pub refused: Option<String>,
 }

@@ -1,1 +1,57 @@
-fn main() {}
+//! The command `uringlog`: puts lines into a log, gets them out, looks at a log, and measures the
+//! machine's own disk.
+//!
+//! [`append`], [`cat`], [`info`] and [`bench`] each own one subcommand; [`exit`] owns what the
+//! process ends with, [`signals`] how Ctrl-C reaches a command.
+#![deny(unsafe_code)]
+
+mod append;
+mod bench;
+mod cat;
+mod choices;
+mod exit;
+mod info;
+mod lines;
+mod newline;
+mod signals;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Append(args) => append::run(args),
+        Command::Cat(args) => cat::run(args),
+        Command::Info(args) => info::run(args),
+        Command::Bench(args) => bench::run(args),
+    };
+    exit::code(result)
+}
+
+/// A durable, totally ordered append-only log.
+#[derive(Parser)]
+#[command(
+    name = "uringlog",
+    version,
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 damage found, 4 this machine cannot \
+                  (no direct I/O, no io_uring when it is forced), 5 another process has the log \
+                  open for writing."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Appends lines, one record each, from standard input or a file
+    Append(append::Args),
+    /// Prints the records of a log
+    Cat(cat::Args),
+    /// Describes a log: numbers, segments, sizes, torn tail, writer, memory
+    Info(info::Args),
+    /// Measures this machine's disk through a log and beside it with a bare loop
+    Bench(bench::args::Args),
+}

@@ -1,0 +1,443 @@
+//! Accepting a record: claim, fill, number, publish, and wake the writer if it sleeps.
+//!
+//! The straight way through is [`append_filled`]: nothing in it allocates, locks, or calls the
+//! system, other than to wake a sleeping writer.
+
+use std::io::IoSlice;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::batch::{Content, Large, lay_out};
+use crate::drain::{batch_slot_table_at, store_large};
+use crate::error::AppendError;
+use crate::frame::{self, BATCH_HEADER_BYTES, TABLE_ENTRY_BYTES};
+use crate::mem::AlignedBuf;
+use crate::numbers::Shut;
+use crate::ring::{Claim, Meta, Ring, SlotState};
+use crate::shared::{ASK_ROOM, Shared};
+use crate::ticket::Ticket;
+
+/// How long an append waits for room.
+#[derive(Clone, Copy)]
+pub(crate) enum Patience {
+    None,
+    Until(Instant),
+    Forever,
+}
+
+impl Patience {
+    pub(crate) fn for_time(timeout: Duration) -> Self {
+        // A time beyond what the clock can say is for ever.
+        Instant::now().checked_add(timeout).map_or(Patience::Forever, Patience::Until)
+    }
+}
+
+/// Appends one record of `len` bytes, which `fill` writes in place.
+#[inline]
+pub(crate) fn append_filled<'a>(
+    shared: &'a Arc<Shared>,
+    len: usize,
+    patience: Patience,
+    fill: impl FnOnce(&mut [u8]),
+) -> Result<Ticket<'a>, AppendError> {
+    let mut space = reserve_space(shared, len, patience)?;
+    fill(&mut space);
+    space.publish(patience)
+}
+
+/// Appends the parts as one record.
+pub(crate) fn append_vectored<'a>(
+    shared: &'a Arc<Shared>,
+    parts: &[IoSlice<'_>],
+) -> Result<Ticket<'a>, AppendError> {
+    let len = parts.iter().try_fold(0usize, |sum, part| sum.checked_add(part.len()));
+    append_filled(shared, len.unwrap_or(usize::MAX), Patience::Forever, |out| {
+        let mut rest = out;
+        for part in parts {
+            let (front, back) = rest.split_at_mut(part.len());
+            front.copy_from_slice(part);
+            rest = back;
+        }
+    })
+}
+
+/// Appends all records, or none: they get consecutive numbers and survive a crash together.
+pub(crate) fn append_batch<'a, R: AsRef<[u8]>>(
+    shared: &'a Arc<Shared>,
+    records: &[R],
+    patience: Patience,
+) -> Result<Ticket<'a>, AppendError> {
+    if shared.fork.forked() {
+        return Err(AppendError::Forked);
+    }
+    if records.is_empty() {
+        return Err(AppendError::EmptyBatch);
+    }
+    let lens = records.iter().map(|record| record.as_ref().len());
+    let payload_bytes = lens.fold(0usize, usize::saturating_add);
+    let count = records.len();
+    let limits = &shared.limits;
+    let disk_bytes = disk_bytes(shared, payload_bytes, count)?;
+    let table_at = batch_slot_table_at(payload_bytes);
+    let slot_bytes = table_at + count * TABLE_ENTRY_BYTES;
+    if slot_bytes <= limits.inline_bytes_max {
+        let mut claim = claim(shared, slot_bytes, patience)?;
+        lay_out(records, claim.bytes_mut(), table_at);
+        return claim.publish(
+            SlotState::Batch,
+            count as u64,
+            Meta(count as u32, payload_bytes as u32),
+            patience,
+        );
+    }
+    let mut large = LargeSpace::take(shared, disk_bytes, patience)?;
+    let table_at = frame::table_offset(payload_bytes);
+    lay_out(records, &mut large.buf_mut()[BATCH_HEADER_BYTES..], table_at - BATCH_HEADER_BYTES);
+    let table = &large.buf()[table_at..table_at + count * TABLE_ENTRY_BYTES];
+    let content = Content { count: count as u32, payload_bytes, table_crc: frame::crc32c(table) };
+    large.publish(content, patience)
+}
+
+/// Takes room for one record.
+#[inline]
+pub(crate) fn reserve_space<'a>(
+    shared: &'a Arc<Shared>,
+    len: usize,
+    patience: Patience,
+) -> Result<Space<'a>, AppendError> {
+    if shared.fork.forked() {
+        return Err(AppendError::Forked);
+    }
+    let place = if len <= shared.limits.inline_bytes_max {
+        Place::Ring(claim(shared, len, patience)?)
+    } else {
+        let disk_bytes = disk_bytes(shared, len, 1)?;
+        Place::Heap(LargeSpace::take(shared, disk_bytes, patience)?)
+    };
+    Ok(Space { place, len })
+}
+
+/// Bytes of a disk batch of its own with these sizes, if the log takes it.
+fn disk_bytes(shared: &Shared, payload_bytes: usize, count: usize) -> Result<usize, AppendError> {
+    let limits = &shared.limits;
+    let max = limits.record_bytes_max();
+    let table = count.saturating_mul(TABLE_ENTRY_BYTES).saturating_sub(TABLE_ENTRY_BYTES);
+    let bytes = payload_bytes.saturating_add(table);
+    if bytes > max {
+        return Err(AppendError::TooLarge { bytes, max });
+    }
+    Ok(Large::buf_bytes(payload_bytes, count, limits.block_bytes))
+}
+
+/// Room for one record that nobody else sees. Dropped unpublished, it is given up and takes no
+/// number.
+pub(crate) struct Space<'a> {
+    place: Place<'a>,
+    len: usize,
+}
+
+enum Place<'a> {
+    Ring(RingSpace<'a>),
+    Heap(LargeSpace<'a>),
+}
+
+impl<'a> Space<'a> {
+    /// Gives the record its number and hands it to the writer.
+    #[inline]
+    pub(crate) fn publish(self, patience: Patience) -> Result<Ticket<'a>, AppendError> {
+        let len = self.len;
+        match self.place {
+            Place::Ring(mut space) => {
+                let crc = frame::crc32c(&space.bytes_mut()[..len]);
+                space.publish(SlotState::Record, 1, Meta(len as u32, crc), patience)
+            }
+            Place::Heap(mut space) => {
+                let content = Content::single(&mut space.buf_mut()[..], len);
+                space.publish(content, patience)
+            }
+        }
+    }
+}
+
+impl Deref for Space<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.place {
+            Place::Ring(space) => &space.bytes()[..self.len],
+            Place::Heap(space) => &space.buf()[BATCH_HEADER_BYTES..BATCH_HEADER_BYTES + self.len],
+        }
+    }
+}
+
+impl DerefMut for Space<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match &mut self.place {
+            Place::Ring(space) => &mut space.bytes_mut()[..self.len],
+            Place::Heap(space) => {
+                &mut space.buf_mut()[BATCH_HEADER_BYTES..BATCH_HEADER_BYTES + self.len]
+            }
+        }
+    }
+}
+
+/// A claim in a ring.
+struct RingSpace<'a> {
+    shared: &'a Arc<Shared>,
+    ring: &'a Ring,
+    /// `None` once published or aborted.
+    claim: Option<Claim>,
+}
+
+impl<'a> RingSpace<'a> {
+    #[inline]
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match &mut self.claim {
+            Some(claim) => self.ring.bytes_mut(claim),
+            None => &mut [],
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.claim {
+            Some(claim) => self.ring.claimed_bytes(claim),
+            None => &[],
+        }
+    }
+
+    #[inline]
+    fn publish(
+        mut self,
+        state: SlotState,
+        count: u64,
+        meta: Meta,
+        patience: Patience,
+    ) -> Result<Ticket<'a>, AppendError> {
+        let shared = self.shared;
+        // The number comes last, two instructions before it is published: a producer that is
+        // preempted while it fills its slot holds up nobody.
+        let first = match shared.numbers.take(count) {
+            Ok(first) => first,
+            Err(shut) => take_at_shut_gate(shared, count, shut, patience)?,
+        };
+        if let Some(claim) = self.claim.take() {
+            self.ring.publish(claim, state, first, meta);
+        }
+        if shared.bell.ring() {
+            shared.counters.writer_wakes.add(1);
+        }
+        Ok(Ticket::new(shared, first, first + count - 1))
+    }
+}
+
+impl Drop for RingSpace<'_> {
+    fn drop(&mut self) {
+        if let Some(claim) = self.claim.take() {
+            self.ring.abort(claim);
+            // The space comes back only when the writer passes it.
+            if self.shared.rings.is_waited_for() {
+                self.shared.bell.ring();
+            }
+        }
+    }
+}
+
+/// Claims a slot of `bytes` in some ring.
+#[inline]
+fn claim<'a>(
+    shared: &'a Arc<Shared>,
+    bytes: usize,
+    patience: Patience,
+) -> Result<RingSpace<'a>, AppendError> {
+    let units = Ring::units_for(bytes);
+    let found = match shared.rings.claim(units) {
+        Some(found) => found,
+        None => wait_for_room(shared, patience, || None, || shared.rings.claim(units))?,
+    };
+    let (ring, claim) = found;
+    Ok(RingSpace { shared, ring, claim: Some(claim) })
+}
+
+/// Waits until `attempt` succeeds, as long as the patience lasts and neither the gate nor `refusal`
+/// says that there is nothing to wait for.
+#[cold]
+fn wait_for_room<T>(
+    shared: &Shared,
+    patience: Patience,
+    refusal: impl Fn() -> Option<AppendError>,
+    mut attempt: impl FnMut() -> Option<T>,
+) -> Result<T, AppendError> {
+    let start = shared.clock.now_ns();
+    let mut waiting = shared.rings.wait_for_space();
+    let outcome = loop {
+        if let Some(found) = attempt() {
+            break Ok(found);
+        }
+        let shut = shared.numbers.shut_reason().and_then(|shut| shared.refusal(shut));
+        if let Some(error) = shut.or_else(&refusal) {
+            break Err(error);
+        }
+        // The writer may sleep while a reservation pins the ring.
+        shared.ask(ASK_ROOM);
+        match patience {
+            Patience::None => break Err(AppendError::Full),
+            Patience::Forever => waiting.sleep(None),
+            Patience::Until(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break Err(AppendError::TimedOut);
+                }
+                waiting.sleep(Some(left));
+            }
+        }
+    };
+    shared.counters.ring_full.add(shared.clock.now_ns().saturating_sub(start));
+    outcome
+}
+
+/// Waits for the gate to open. No number is held meanwhile.
+#[cold]
+fn take_at_shut_gate(
+    shared: &Shared,
+    count: u64,
+    mut shut: Shut,
+    patience: Patience,
+) -> Result<u64, AppendError> {
+    let start = shared.clock.now_ns();
+    let outcome = loop {
+        if let Some(error) = shared.refusal(shut) {
+            break Err(error);
+        }
+        match patience {
+            Patience::None => break Err(AppendError::Full),
+            Patience::Forever => shared.numbers.wait_for_change(None),
+            Patience::Until(deadline) if Instant::now() >= deadline => {
+                break Err(AppendError::TimedOut);
+            }
+            Patience::Until(deadline) => shared.numbers.wait_for_change(Some(deadline)),
+        }
+        match shared.numbers.take(count) {
+            Ok(first) => break Ok(first),
+            Err(still) => shut = still,
+        }
+    };
+    shared.counters.no_segment.add(shared.clock.now_ns().saturating_sub(start));
+    outcome
+}
+
+/// Heap bytes of the budget, and the buffer that they pay for.
+struct LargeSpace<'a> {
+    shared: &'a Arc<Shared>,
+    /// `None` once the writer owns it.
+    buf: Option<AlignedBuf>,
+    /// Bytes of the budget to return; 0 once the writer owns the buffer.
+    budget: u64,
+}
+
+impl<'a> LargeSpace<'a> {
+    fn take(
+        shared: &'a Arc<Shared>,
+        disk_bytes: usize,
+        patience: Patience,
+    ) -> Result<Self, AppendError> {
+        let budget = disk_bytes as u64;
+        let take = || {
+            // Relaxed: a stale value delays or refuses; the writer keeps the true account.
+            let free = shared.free_bytes.load(crate::sync::Ordering::Relaxed);
+            let needed = shared.reserve_bytes() + 2 * (shared.rings.large_bytes() + budget);
+            (free >= needed && shared.rings.take_large(budget)).then_some(())
+        };
+        if take().is_none() {
+            // Small records go on while there is space for them; one that needs more is refused.
+            let refusal = || shared.is_out_of_space().then_some(AppendError::NoSpace);
+            wait_for_room(shared, patience, refusal, take)?;
+        }
+        // Made first, so that the budget is returned if there is no memory.
+        let mut space = LargeSpace { shared, buf: None, budget };
+        let buf = AlignedBuf::new(disk_bytes);
+        space.buf = Some(buf.map_err(|_| AppendError::OutOfMemory { bytes: disk_bytes })?);
+        Ok(space)
+    }
+
+    fn buf(&self) -> &[u8] {
+        self.buf.as_deref().unwrap_or_default()
+    }
+
+    fn buf_mut(&mut self) -> &mut [u8] {
+        self.buf.as_deref_mut().unwrap_or_default()
+    }
+
+    fn publish(mut self, content: Content, patience: Patience) -> Result<Ticket<'a>, AppendError> {
+        let count = u64::from(content.count);
+        let mut slot = claim(self.shared, size_of::<usize>(), patience)?;
+        let first = match self.shared.numbers.take(count) {
+            Ok(first) => first,
+            Err(shut) => take_at_shut_gate(self.shared, count, shut, patience)?,
+        };
+        if let Some(buf) = self.buf.take() {
+            // From here on the writer returns the budget.
+            self.budget = 0;
+            store_large(slot.bytes_mut(), Box::new(Large { buf, content }));
+        }
+        if let Some(claim) = slot.claim.take() {
+            slot.ring.publish(claim, SlotState::Large, first, Meta(0, 0));
+        }
+        if self.shared.bell.ring() {
+            self.shared.counters.writer_wakes.add(1);
+        }
+        Ok(Ticket::new(self.shared, first, first + count - 1))
+    }
+}
+
+impl Drop for LargeSpace<'_> {
+    fn drop(&mut self) {
+        if self.budget > 0 {
+            self.shared.rings.return_large(self.budget);
+            self.shared.rings.space_freed();
+        }
+    }
+}
+
+/// Room for one record, to be filled in place: made by [`Log::reserve`](crate::Log::reserve).
+///
+/// It dereferences to its bytes, which hold whatever stood there before (bytes of earlier records,
+/// as a rule): write all of them. Dropped without [`publish`](Self::publish), the record never was:
+/// no number is taken. While a reservation is held it delays no other record, but the ring that it
+/// stands in can give back no space behind it; if that goes on until the ring is full, the ring is
+/// replaced.
+#[must_use = "a reservation that is not published is given up"]
+pub struct Reservation<'a> {
+    space: Space<'a>,
+}
+
+impl<'a> Reservation<'a> {
+    pub(crate) fn new(space: Space<'a>) -> Self {
+        Reservation { space }
+    }
+
+    /// Makes the record part of the log: it gets its number here.
+    ///
+    /// Blocks only while the log waits for its next segment to be prepared.
+    ///
+    /// # Errors
+    /// The log was closed or poisoned, or ran out of space, since the reservation was made:
+    /// [`AppendError`]. The record is not in the log then.
+    pub fn publish(self) -> Result<Ticket<'a>, AppendError> {
+        self.space.publish(Patience::Forever)
+    }
+}
+
+impl Deref for Reservation<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.space
+    }
+}
+
+impl DerefMut for Reservation<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.space
+    }
+}

@@ -1,0 +1,231 @@
+//! How far the log is acknowledged and durable, who waits for it, and the first failure.
+//!
+//! Two watermarks move, both by the writer only and never back: `acked`, up to which records are
+//! acknowledged at the log's own durability, and `synced`, up to which they survived a sync. In a
+//! [`Durable`](crate::Durability::Durable) log they are the same.
+//!
+//! A waiter makes a node, pushes it onto a lock-free stack, and looks at the watermark once more; the
+//! writer moves the watermark, and then takes the stack. One of the two sees the other (the same
+//! argument as in doorbell.rs). The writer keeps the nodes it took in heaps by number, and wakes just
+//! those that are done (waiters.rs): each sleeps on a futex of its own, or has a waker of its own.
+//!
+//! The first failure latches here, and nothing moves after it.
+#![allow(unsafe_code)]
+
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use crossbeam_utils::CachePadded;
+
+use crate::error::{Poison, WaitError};
+use crate::options::Idle;
+use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
+use crate::waiters::Node;
+
+/// Which watermark a waiter waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Level {
+    /// Acknowledged at the log's durability.
+    Acked,
+    /// Synced to the device.
+    Synced,
+}
+
+const OPEN: u32 = 0;
+const ENDED: u32 = 1;
+
+pub(crate) struct Commit {
+    acked: CachePadded<AtomicU64>,
+    synced: CachePadded<AtomicU64>,
+    /// Nodes that the writer has not taken yet: a stack linked through `Node::next`.
+    incoming: CachePadded<AtomicPtr<Node>>,
+    /// `ENDED` once neither watermark will move any more.
+    state: AtomicU32,
+    poison: OnceLock<Poison>,
+}
+
+impl Commit {
+    pub(crate) fn new(durable: u64) -> Self {
+        Commit {
+            acked: CachePadded::new(AtomicU64::new(durable)),
+            synced: CachePadded::new(AtomicU64::new(durable)),
+            incoming: CachePadded::new(AtomicPtr::new(core::ptr::null_mut())),
+            state: AtomicU32::new(OPEN),
+            poison: OnceLock::new(),
+        }
+    }
+
+    /// The watermark of a level.
+    #[inline]
+    pub(crate) fn watermark(&self, level: Level) -> u64 {
+        match level {
+            // Acquire: partner is the Release in `advance`.
+            Level::Acked => self.acked.load(Ordering::Acquire),
+            Level::Synced => self.synced.load(Ordering::Acquire),
+        }
+    }
+
+    pub(crate) fn poison(&self) -> Option<&Poison> {
+        self.poison.get()
+    }
+
+    /// Whether it is settled what becomes of `lsn`: done, or never.
+    #[inline]
+    pub(crate) fn outcome(&self, lsn: u64, level: Level) -> Option<Result<(), WaitError>> {
+        if self.watermark(level) >= lsn {
+            return Some(Ok(()));
+        }
+        // Acquire: partner is the Release in `end`. The watermarks do not move after it, so they
+        // are looked at once more behind it.
+        if self.state.load(Ordering::Acquire) == OPEN {
+            return None;
+        }
+        if self.watermark(level) >= lsn {
+            return Some(Ok(()));
+        }
+        Some(Err(match self.poison.get() {
+            Some(poison) => WaitError::Poisoned(poison.clone()),
+            None => WaitError::Closed,
+        }))
+    }
+
+    /// Blocks until `lsn` is done, has failed, or the deadline has passed.
+    pub(crate) fn wait(
+        &self,
+        lsn: u64,
+        level: Level,
+        deadline: Option<Instant>,
+        idle: Idle,
+    ) -> Result<(), WaitError> {
+        if let Some(outcome) = self.outcome(lsn, level) {
+            return outcome;
+        }
+        match idle {
+            Idle::Park => self.wait_parked(lsn, level, deadline),
+            Idle::Spin => self.wait_busy(lsn, level, deadline, core::hint::spin_loop),
+            Idle::Yield => self.wait_busy(lsn, level, deadline, std::thread::yield_now),
+        }
+    }
+
+    fn wait_busy(
+        &self,
+        lsn: u64,
+        level: Level,
+        deadline: Option<Instant>,
+        pause: fn(),
+    ) -> Result<(), WaitError> {
+        loop {
+            // The clock is read once in a while only.
+            for _ in 0..64 {
+                if let Some(outcome) = self.outcome(lsn, level) {
+                    return outcome;
+                }
+                pause();
+            }
+            if deadline.is_some_and(|at| Instant::now() >= at) {
+                return Err(WaitError::TimedOut);
+            }
+        }
+    }
+
+    fn wait_parked(
+        &self,
+        lsn: u64,
+        level: Level,
+        deadline: Option<Instant>,
+    ) -> Result<(), WaitError> {
+        let (node, is_new) = Node::for_this_thread(self, lsn, level);
+        if is_new {
+            self.push(node.clone());
+        }
+        loop {
+            if let Some(outcome) = self.outcome(lsn, level) {
+                node.abandon();
+                Node::keep_for_this_thread(node);
+                return outcome;
+            }
+            let timeout = match deadline {
+                None => None,
+                Some(at) => {
+                    let left = at.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        node.abandon();
+                        Node::keep_for_this_thread(node);
+                        return Err(WaitError::TimedOut);
+                    }
+                    Some(left)
+                }
+            };
+            node.park(timeout);
+        }
+    }
+
+    /// Hands a node to the writer. The caller looks at the outcome afterwards, before it sleeps.
+    pub(crate) fn push(&self, node: Arc<Node>) {
+        let pointer = Arc::into_raw(node).cast_mut();
+        let mut head = self.incoming.load(Ordering::Relaxed);
+        loop {
+            // SAFETY: the pointer is that of a live Arc whose count this stack holds, and nobody
+            // else follows `next` before the exchange below published the node.
+            unsafe { &*pointer }.next.store(head, Ordering::Relaxed);
+            // Release: partner is the Acquire in `take_incoming`.
+            match self.incoming.compare_exchange_weak(
+                head,
+                pointer,
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => break,
+                Err(now) => head = now,
+            }
+        }
+        // Partner: the fence in `take_incoming`. Orders the push before the caller's look at the
+        // watermark.
+        fence(Ordering::SeqCst);
+    }
+
+    // ---- the writer ----
+
+    /// Moves a watermark. Wake the waiters afterwards, by [`Waiters::take_done`].
+    pub(crate) fn advance(&self, level: Level, lsn: u64) {
+        debug_assert!(self.watermark(level) <= lsn);
+        // Release: partner is the Acquire in `watermark`: who sees the number sees the record.
+        match level {
+            Level::Acked => self.acked.store(lsn, Ordering::Release),
+            Level::Synced => self.synced.store(lsn, Ordering::Release),
+        }
+    }
+
+    /// Ends the log's life, with the failure that ended it if one did. Wake everyone afterwards.
+    pub(crate) fn end(&self, poison: Option<Poison>) {
+        if let Some(poison) = poison {
+            // The first one stays; there is only one writer, and it ends once.
+            let _first_stays = self.poison.set(poison);
+        }
+        // Release: partner is the Acquire in `outcome`.
+        self.state.store(ENDED, Ordering::Release);
+    }
+
+    /// Takes all nodes pushed so far.
+    pub(crate) fn take_incoming(&self, mut each: impl FnMut(Arc<Node>)) {
+        // Partner: the fence in `push`. Orders the watermark's store before the look at the stack.
+        fence(Ordering::SeqCst);
+        if self.incoming.load(Ordering::Relaxed).is_null() {
+            return;
+        }
+        // Acquire: partner is the Release in `push`.
+        let mut pointer = self.incoming.swap(core::ptr::null_mut(), Ordering::Acquire);
+        while !pointer.is_null() {
+            // SAFETY: the stack held one count of each node on it, which passes to us.
+            let node = unsafe { Arc::from_raw(pointer) };
+            pointer = node.next.load(Ordering::Relaxed);
+            each(node);
+        }
+    }
+}
+
+impl Drop for Commit {
+    fn drop(&mut self) {
+        self.take_incoming(drop);
+    }
+}

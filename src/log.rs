@@ -1,0 +1,515 @@
+//! [`Log`]: the handle. Opening puts the parts together, closing takes them down.
+
+use std::io::IoSlice;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::append::{self, Patience, Reservation};
+use crate::clock::Clock;
+use crate::commit::Level;
+use crate::disk::os::OsStore;
+use crate::disk::{BackendInfo, LockError, LockGuard, Store};
+use crate::error::{AppendError, CloseError, IoError, OpenError, Poison, ReadError, WaitError};
+use crate::lsn::Lsn;
+use crate::options::{Durability, Options};
+use crate::preparer::{Plan, Preparer, PreparerLink};
+use crate::read::Reader;
+use crate::recovery::{RecoverConfig, RecoveryReport, recover};
+use crate::ring::UNIT_BYTES;
+use crate::rings::RingSet;
+use crate::segment::system_entropy;
+use crate::shared::{ASK_CLOSE, Limits, Shared, SharedParts};
+use crate::space::{Space, Start};
+use crate::stats::Stats;
+use crate::ticket::Ticket;
+use crate::timing::BatchTiming;
+use crate::writer::Writer;
+
+/// A durable, totally ordered, append-only log, open for writing.
+///
+/// Clones are handles of the same log, for use on any thread. It is closed by [`close`](Self::close),
+/// or when the last handle is dropped; both write everything that was accepted. Readers and tickets
+/// do not keep it open.
+///
+/// A forked child must not use the log of its parent: every call returns an error there.
+#[derive(Clone)]
+pub struct Log {
+    handle: Arc<Handle>,
+}
+
+impl Log {
+    /// Opens the log in `dir` with the default [`Options`], creating it when there is none.
+    ///
+    /// # Errors
+    /// See [`Options::open`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<Log, OpenError> {
+        Options::new().open(dir)
+    }
+
+    pub(crate) fn open_with(options: Options, dir: &Path) -> Result<Log, OpenError> {
+        options.validate()?;
+        let store = OsStore::open(dir, options.create, options.buffered)?;
+        let parts = Parts::assemble(store, &options, Clock::system(), Box::new(system_entropy))?;
+        parts.start(options)
+    }
+
+    /// Appends one record and returns its number at once; the ticket is waited for until it is
+    /// acknowledged. Waits while all rings are full, or while the next segment is being prepared.
+    ///
+    /// If this returned before another `append` was called, on any thread, the other's number is
+    /// larger. From 0 to [`record_bytes_max`](Self::record_bytes_max) bytes.
+    ///
+    /// # Errors
+    /// The record is too large, the log is closed, poisoned or out of space: [`AppendError`]. The
+    /// record has no number then and is not in the log.
+    #[inline]
+    pub fn append(&self, record: &[u8]) -> Result<Ticket<'_>, AppendError> {
+        self.append_patiently(record, Patience::Forever)
+    }
+
+    /// As [`append`](Self::append), but never waits.
+    ///
+    /// # Errors
+    /// As there, and [`AppendError::Full`] when there is no room now.
+    #[inline]
+    pub fn try_append(&self, record: &[u8]) -> Result<Ticket<'_>, AppendError> {
+        self.append_patiently(record, Patience::None)
+    }
+
+    /// As [`append`](Self::append), but waits for room no longer than `timeout`.
+    ///
+    /// # Errors
+    /// As there, and [`AppendError::TimedOut`].
+    pub fn append_timeout(
+        &self,
+        record: &[u8],
+        timeout: Duration,
+    ) -> Result<Ticket<'_>, AppendError> {
+        self.append_patiently(record, Patience::for_time(timeout))
+    }
+
+    /// Appends the parts, end to end, as one record. Otherwise as [`append`](Self::append).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn append_vectored(&self, parts: &[IoSlice<'_>]) -> Result<Ticket<'_>, AppendError> {
+        append::append_vectored(&self.handle.shared, parts)
+    }
+
+    /// Appends several records with consecutive numbers, all or nothing: after a crash either all of
+    /// them are there, or none. Together they are at most [`record_bytes_max`](Self::record_bytes_max)
+    /// bytes, with 8 for each further record. Otherwise as [`append`](Self::append).
+    ///
+    /// # Errors
+    /// As there, and [`AppendError::EmptyBatch`].
+    pub fn append_batch<R: AsRef<[u8]>>(&self, records: &[R]) -> Result<Ticket<'_>, AppendError> {
+        append::append_batch(&self.handle.shared, records, Patience::Forever)
+    }
+
+    /// As [`append_batch`](Self::append_batch), but never waits.
+    ///
+    /// # Errors
+    /// As there, and [`AppendError::Full`].
+    pub fn try_append_batch<R: AsRef<[u8]>>(
+        &self,
+        records: &[R],
+    ) -> Result<Ticket<'_>, AppendError> {
+        append::append_batch(&self.handle.shared, records, Patience::None)
+    }
+
+    /// Takes room for a record of `len` bytes, to be filled in place and then published. It gets its
+    /// number only when it is published. Waits as [`append`](Self::append) does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn reserve(&self, len: usize) -> Result<Reservation<'_>, AppendError> {
+        let space = append::reserve_space(&self.handle.shared, len, Patience::Forever)?;
+        Ok(Reservation::new(space))
+    }
+
+    /// As [`reserve`](Self::reserve), but never waits.
+    ///
+    /// # Errors
+    /// As there, and [`AppendError::Full`].
+    pub fn try_reserve(&self, len: usize) -> Result<Reservation<'_>, AppendError> {
+        let space = append::reserve_space(&self.handle.shared, len, Patience::None)?;
+        Ok(Reservation::new(space))
+    }
+
+    #[inline]
+    fn append_patiently(
+        &self,
+        record: &[u8],
+        patience: Patience,
+    ) -> Result<Ticket<'_>, AppendError> {
+        append::append_filled(&self.handle.shared, record.len(), patience, |out| {
+            out.copy_from_slice(record);
+        })
+    }
+
+    /// Blocks until everything accepted before this call is durable (synced, in every log), and
+    /// returns the last number.
+    ///
+    /// # Errors
+    /// A write or sync failed, now or earlier: [`WaitError`].
+    pub fn sync(&self) -> Result<Lsn, WaitError> {
+        let last = self.last_lsn();
+        self.wait_durable(last)?;
+        Ok(last)
+    }
+
+    /// The last number that is durable: it and all before it survived a sync.
+    pub fn durable_lsn(&self) -> Lsn {
+        Lsn::new(self.handle.shared.commit.watermark(Level::Synced))
+    }
+
+    /// The last number that is acknowledged at the log's [`Durability`].
+    pub fn acknowledged_lsn(&self) -> Lsn {
+        Lsn::new(self.handle.shared.commit.watermark(Level::Acked))
+    }
+
+    /// The last number given out; [`Lsn::NONE`] for an empty log.
+    pub fn last_lsn(&self) -> Lsn {
+        Lsn::new(self.handle.shared.numbers.last())
+    }
+
+    /// Blocks until `lsn` is durable. A number not given out yet is waited for too.
+    ///
+    /// # Errors
+    /// A write or sync failed, or the log was closed before it reached the number: [`WaitError`].
+    pub fn wait_durable(&self, lsn: Lsn) -> Result<(), WaitError> {
+        self.handle.shared.wait(lsn.get(), Level::Synced, None)
+    }
+
+    /// As [`wait_durable`](Self::wait_durable), no longer than `timeout`.
+    ///
+    /// # Errors
+    /// As there, and [`WaitError::TimedOut`].
+    pub fn wait_durable_timeout(&self, lsn: Lsn, timeout: Duration) -> Result<(), WaitError> {
+        self.handle.shared.wait(lsn.get(), Level::Synced, Some(timeout))
+    }
+
+    /// A reader that starts at `from` ([`Lsn::NONE`] for the beginning) and returns durable records
+    /// only, while the log is written.
+    ///
+    /// # Errors
+    /// The log starts later, or its files cannot be read: [`ReadError`].
+    pub fn reader(&self, from: Lsn) -> Result<Reader, ReadError> {
+        let shared = self.handle.shared.clone();
+        let store = shared.store.clone();
+        Reader::new(store, Box::new(move || shared.commit.watermark(Level::Synced)), from)
+    }
+
+    /// Counts and times since the log was opened.
+    pub fn stats(&self) -> Stats {
+        let shared = &self.handle.shared;
+        let before = self.handle.recovery.last_lsn.get();
+        let since = |lsn: Lsn| lsn.get().saturating_sub(before);
+        shared.counters.snapshot(since(self.last_lsn()), since(self.acknowledged_lsn()))
+    }
+
+    /// Which way to the disk the log takes, and why.
+    pub fn backend(&self) -> &BackendInfo {
+        &self.handle.backend
+    }
+
+    /// What was found when the log was opened.
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.handle.recovery
+    }
+
+    /// What an acknowledgement of this log means.
+    pub fn durability(&self) -> Durability {
+        self.handle.shared.durability
+    }
+
+    /// The largest record in bytes: half a segment or the budget for large records, whichever is
+    /// less, and less what describes it. About 32 MiB with the default options.
+    pub fn record_bytes_max(&self) -> usize {
+        self.handle.shared.limits.record_bytes_max()
+    }
+
+    /// The most memory that the log takes by its options, in bytes: rings, spare rings, window,
+    /// buffers, large records. Most of it is touched only when it is needed.
+    pub fn memory_bytes_max(&self) -> usize {
+        self.handle.memory_bytes_max
+    }
+
+    /// When the batch with this record was sealed, submitted and durable; for the last 1024 batches.
+    pub fn batch_timing(&self, lsn: Lsn) -> Option<BatchTiming> {
+        let shared = &self.handle.shared;
+        shared.timings.find(lsn, &shared.clock)
+    }
+
+    /// The failure that ended writing, if one did.
+    pub fn poison(&self) -> Option<&Poison> {
+        self.handle.shared.poison()
+    }
+
+    /// Closes the log: refuses further appends through any handle, writes and syncs everything that
+    /// was accepted, vouches for it, and ends the writer. Blocks until that is done.
+    ///
+    /// # Errors
+    /// A write or sync failed, now or earlier: [`CloseError`]. What was acknowledged is durable.
+    pub fn close(self) -> Result<CloseReport, CloseError> {
+        let shared = &self.handle.shared;
+        if shared.fork.forked() {
+            return Err(CloseError::Forked);
+        }
+        self.handle.finish();
+        match shared.poison() {
+            Some(poison) => Err(CloseError::Poisoned(poison.clone())),
+            None => Ok(CloseReport { last_lsn: self.last_lsn(), stats: self.stats() }),
+        }
+    }
+}
+
+impl core::fmt::Debug for Log {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Log")
+            .field("dir", &self.handle.shared.store.path(""))
+            .field("last_lsn", &self.last_lsn())
+            .field("durable_lsn", &self.durable_lsn())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a log did until it was closed.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CloseReport {
+    /// The last record; it is durable, as are all before it.
+    pub last_lsn: Lsn,
+    /// What was counted since the log was opened.
+    pub stats: Stats,
+}
+
+impl core::fmt::Display for CloseReport {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(
+            f,
+            "closed at {}: {} records in {} batches, {} bytes on disk, {} of them padding",
+            self.last_lsn,
+            self.stats.appends,
+            self.stats.batches,
+            self.stats.disk_bytes,
+            self.stats.padding_bytes
+        )
+    }
+}
+
+/// What the clones share; its drop closes the log.
+struct Handle {
+    shared: Arc<Shared>,
+    backend: BackendInfo,
+    recovery: RecoveryReport,
+    memory_bytes_max: usize,
+    threads: Mutex<Threads>,
+}
+
+#[derive(Default)]
+struct Threads {
+    writer: Option<JoinHandle<()>>,
+    preparer: Option<JoinHandle<()>>,
+    lock: Option<LockGuard>,
+}
+
+impl Handle {
+    /// Asks the writer to finish and waits for it. The lock goes last. Called again, it waits too.
+    fn finish(&self) {
+        self.shared.ask(ASK_CLOSE);
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for handle in [threads.writer.take(), threads.preparer.take()].into_iter().flatten() {
+            // A waker that drops the last handle runs on the writer's own thread, which ends by
+            // itself.
+            if handle.thread().id() != std::thread::current().id() {
+                // A panic of the thread has poisoned the log and is reported so.
+                handle.join().ok();
+            }
+        }
+        threads.lock = None;
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.shared.fork.forked() {
+            // The threads and the lock are the parent's.
+            let threads = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
+            core::mem::forget(core::mem::take(threads));
+            return;
+        }
+        self.finish();
+    }
+}
+
+type EntropySource = Box<dyn Fn() -> std::io::Result<u64> + Send>;
+
+/// The parts of a log before any thread runs.
+pub(crate) struct Parts {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) space: Space,
+    pub(crate) preparer: Preparer,
+    pub(crate) recovery: RecoveryReport,
+    pub(crate) window_records: usize,
+    lock: LockGuard,
+}
+
+impl Parts {
+    /// Takes the lock, recovers, and makes everything that needs no thread.
+    pub(crate) fn assemble(
+        store: Arc<dyn Store>,
+        options: &Options,
+        clock: Clock,
+        entropy: EntropySource,
+    ) -> Result<Parts, OpenError> {
+        let lock = store.lock().map_err(|error| match error {
+            LockError::Held(holder) => OpenError::Locked { dir: store.path(""), holder },
+            LockError::Io(error) => OpenError::Io(error),
+        })?;
+        let config = RecoverConfig {
+            create: options.create,
+            segment_bytes: options.segment_bytes,
+            wall_now_ns: clock.wall_ns(),
+            entropy: &*entropy,
+        };
+        let recovered = recover(&store, &config)?;
+        let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        let lanes = options.rings.unwrap_or_else(|| cores().min(1024));
+        let rings = RingSet::new(
+            lanes,
+            options.ring_bytes,
+            options.rings_retired_max,
+            options.large_bytes_max,
+        );
+        let block_bytes = recovered.live.header.block_bytes as usize;
+        let limits = Limits::new(options, block_bytes);
+        let window_records = options
+            .window_records
+            .unwrap_or_else(|| (lanes * options.ring_bytes / UNIT_BYTES).next_power_of_two());
+        let shared = Arc::new(Shared::new(
+            SharedParts {
+                rings,
+                next_lsn: recovered.next_lsn,
+                clock,
+                store: store.clone(),
+                limits,
+            },
+            options,
+        ));
+        let link = Arc::new(PreparerLink::new());
+        let (sender, deliveries) = channel();
+        let next_epoch = recovered.live.header.epoch + 1 + recovered.ready.len() as u64;
+        let plan = Plan {
+            log_id: recovered.live.header.log_id,
+            block_bytes: recovered.live.header.block_bytes,
+            segment_bytes: options.segment_bytes,
+            next_epoch,
+            ready: recovered.ready.len() as u64,
+            bytes_per_s: options.prepare_bytes_per_s,
+            entropy,
+        };
+        let preparer = Preparer::new(shared.clone(), link.clone(), sender, plan);
+        let start = Start {
+            live: recovered.live,
+            offset: recovered.offset,
+            prev_crc: recovered.prev_crc,
+            wall_ns: recovered.wall_ns,
+            ready: recovered.ready,
+        };
+        let mut space = Space::new(store, start, deliveries, link);
+        space.account(&shared);
+        Ok(Parts { shared, space, preparer, recovery: recovered.report, window_records, lock })
+    }
+
+    /// The handle and the state machines, for a caller that takes the writer's turns itself.
+    #[cfg(feature = "sim")]
+    pub(crate) fn stepped(self, options: &Options) -> Result<(Log, Writer, Preparer), OpenError> {
+        let Parts { shared, space, preparer, recovery, window_records, lock } = self;
+        let (disk, mut backend) = shared.store.clone().disk(options)?;
+        let path = shared.store.path("");
+        let writer =
+            Writer::new(shared.clone(), disk, &mut backend, space, options, window_records)
+                .map_err(|error| IoError::new("get memory for the buffers of", path, error))?;
+        let memory_bytes_max = memory_bytes_max(&shared, options, window_records);
+        let threads = Mutex::new(Threads { lock: Some(lock), ..Threads::default() });
+        let handle = Handle { shared, backend, recovery, memory_bytes_max, threads };
+        Ok((Log { handle: Arc::new(handle) }, writer, preparer))
+    }
+
+    /// Starts the threads. The disk is made on the writer's own, as io_uring wants it.
+    fn start(self, options: Options) -> Result<Log, OpenError> {
+        let Parts { shared, space, preparer, recovery, window_records, lock } = self;
+        let memory_bytes_max = memory_bytes_max(&shared, &options, window_records);
+        let (sender, made) = channel();
+        let writer = {
+            let shared = shared.clone();
+            spawn("uringlog-writer", move || {
+                if let Some(core) = options.writer_core {
+                    // A core that is not there leaves the thread unpinned.
+                    let _pinned =
+                        core_affinity::set_for_current(core_affinity::CoreId { id: core });
+                }
+                let store = shared.store.clone();
+                let path = store.path("");
+                let writer = store.disk(&options).and_then(|(disk, mut backend)| {
+                    Writer::new(shared, disk, &mut backend, space, &options, window_records)
+                        .map(|writer| (writer, backend))
+                        .map_err(|error| {
+                            IoError::new("get memory for the buffers of", path, error).into()
+                        })
+                });
+                match writer {
+                    Ok((writer, backend)) => {
+                        // If the opener is gone, the writer finds itself asked to close.
+                        let _opener_gone = sender.send(Ok(backend));
+                        writer.run();
+                    }
+                    Err(error) => {
+                        let _opener_gone = sender.send(Err(error));
+                    }
+                }
+            })?
+        };
+        let backend = receive(&made)?;
+        let preparer = spawn("uringlog-prepare", move || preparer.run());
+        let (preparer, failed) = match preparer {
+            Ok(handle) => (Some(handle), None),
+            Err(error) => (None, Some(error)),
+        };
+        let threads = Threads { writer: Some(writer), preparer, lock: Some(lock) };
+        let threads = Mutex::new(threads);
+        let handle = Handle { shared, backend, recovery, memory_bytes_max, threads };
+        match failed {
+            // Dropping the handle closes what was started.
+            Some(error) => Err(error),
+            None => Ok(Log { handle: Arc::new(handle) }),
+        }
+    }
+}
+
+fn receive(made: &Receiver<Result<BackendInfo, OpenError>>) -> Result<BackendInfo, OpenError> {
+    made.recv().unwrap_or_else(|_| {
+        Err(OpenError::Unsupported {
+            what: "the writer thread ended while it was set up".to_owned(),
+            fix: "this is a bug: please report it",
+        })
+    })
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(|error| {
+        IoError::new("start a thread for the log of", std::path::PathBuf::from(name), error).into()
+    })
+}
+
+fn memory_bytes_max(shared: &Shared, options: &Options, window_records: usize) -> usize {
+    let rings = shared.rings.capacity_bytes();
+    // Slot entries: 32 bytes a unit; the writer's spans: 4; the window: 24 a record.
+    let units = rings / UNIT_BYTES;
+    let buffers = (options.depth.unwrap_or(2) + 1) * shared.limits.batch_bytes_max;
+    rings + units * 36 + window_records * 24 + buffers + options.large_bytes_max + (1 << 20)
+}

@@ -1,0 +1,171 @@
+//! The one number line, and the gate in it.
+//!
+//! A record's number is taken by one `fetch_add`, after its payload is in place and right before it
+//! is published. The top bit of the counter is the gate: while it is set, what `fetch_add` returns is
+//! no number. Setting it returns the counter's value, so the writer knows exactly which numbers were
+//! given out before, and drains up to the last of them: nothing accepted is left behind. Opening the
+//! gate stores that value back, which takes the refused attempts off the counter again.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_utils::CachePadded;
+
+use crate::sync::{AtomicU32, AtomicU64, Futex, Ordering};
+
+const SHUT: u64 = 1 << 63;
+
+/// Why the gate is shut. Later reasons win over earlier ones.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u32)]
+pub(crate) enum Shut {
+    /// The preparer is still busy with the next segments.
+    Preparing = 1,
+    /// The preparer found no space.
+    NoSpace = 2,
+    /// The log is closed. For good.
+    Closed = 3,
+    /// A write or sync failed. For good.
+    Poisoned = 4,
+}
+
+pub(crate) struct Numbers {
+    /// The next number, or anything under the `SHUT` bit. Contended by producers.
+    next: CachePadded<AtomicU64>,
+    /// While shut: the number that comes next when the gate opens.
+    held: AtomicU64,
+    /// While shut: why. 0 otherwise; it may lag behind `next` by a few instructions.
+    reason: AtomicU32,
+    /// Counts openings and changes of the reason; producers that wait at the gate sleep on it.
+    changed: Futex,
+}
+
+impl Numbers {
+    pub(crate) fn new(next: u64) -> Self {
+        Numbers {
+            next: CachePadded::new(AtomicU64::new(next)),
+            held: AtomicU64::new(next),
+            reason: AtomicU32::new(0),
+            changed: Futex::new(0),
+        }
+    }
+
+    /// Takes `count` numbers and returns the first, or says why there are none. Wait-free.
+    ///
+    /// Relaxed: the order of numbers is the modification order of this one atomic, which agrees with
+    /// every happens-before between appends; what the record holds is published by its slot.
+    #[inline]
+    pub(crate) fn take(&self, count: u64) -> Result<u64, Shut> {
+        let first = self.next.fetch_add(count, Ordering::Relaxed);
+        if first & SHUT == 0 { Ok(first) } else { Err(self.why()) }
+    }
+
+    /// The number of the last record accepted so far.
+    pub(crate) fn last(&self) -> u64 {
+        let next = self.next.load(Ordering::Acquire);
+        // Acquire: partner is the Release in `shut`, which stores `held` with the bit.
+        let next = if next & SHUT == 0 { next } else { self.held.load(Ordering::Acquire) };
+        next - 1
+    }
+
+    /// Why the gate is shut, if it is.
+    pub(crate) fn shut_reason(&self) -> Option<Shut> {
+        (self.next.load(Ordering::Acquire) & SHUT != 0).then(|| self.why())
+    }
+
+    /// Shuts the gate, or makes its reason a stronger one. Returns the next number: all below it
+    /// were given out, and none above will be until [`open`](Self::open). The writer's call only.
+    pub(crate) fn shut(&self, reason: Shut) -> u64 {
+        let before = self.next.fetch_or(SHUT, Ordering::AcqRel);
+        if before & SHUT == 0 {
+            // Release: partner is the Acquire in `last`. A reader in between sees the value of an
+            // earlier shutting, or the log's first: never more than was accepted.
+            self.held.store(before, Ordering::Release);
+        }
+        // Relaxed: only the writer stores it.
+        if self.reason.load(Ordering::Relaxed) < reason as u32 || before & SHUT == 0 {
+            self.reason.store(reason as u32, Ordering::Release);
+            self.bump();
+        }
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Opens the gate, unless it is shut for good. The writer's call only.
+    pub(crate) fn open(&self) {
+        if self.next.load(Ordering::Relaxed) & SHUT == 0 || self.why() >= Shut::Closed {
+            return;
+        }
+        self.reason.store(0, Ordering::Release);
+        // Release: partner is the Acquire in `last` and `shut_reason`. A swap, not a store, so that
+        // in the one order of this atomic every refused attempt stands wholly before it or after.
+        self.next.swap(self.held.load(Ordering::Relaxed), Ordering::AcqRel);
+        self.bump();
+    }
+
+    /// Replaces "still preparing" by "no space" and back, without opening. The writer's call only.
+    pub(crate) fn set_space_reason(&self, reason: Shut) {
+        if self.why() < Shut::Closed
+            && self.reason.swap(reason as u32, Ordering::AcqRel) != reason as u32
+        {
+            self.bump();
+        }
+    }
+
+    /// Sleeps until the gate changes, at the latest at `deadline`; may wake for no reason. Returns
+    /// at once when the gate is not shut because of [`Shut::Preparing`].
+    pub(crate) fn wait_for_change(&self, deadline: Option<Instant>) {
+        let seen = self.changed.word().load(Ordering::Acquire);
+        if self.shut_reason() != Some(Shut::Preparing) {
+            return;
+        }
+        let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        if timeout != Some(Duration::ZERO) {
+            self.changed.wait(seen, timeout);
+        }
+    }
+
+    fn bump(&self) {
+        // Release: partner is the Acquire in `wait_for_change`.
+        self.changed.word().fetch_add(1, Ordering::Release);
+        self.changed.wake(u32::MAX >> 1);
+    }
+
+    fn why(&self) -> Shut {
+        match self.reason.load(Ordering::Acquire) {
+            2 => Shut::NoSpace,
+            3 => Shut::Closed,
+            4 => Shut::Poisoned,
+            // 0: the bit is set and the reason is about to be, or the gate has just opened: the
+            // caller tries again.
+            _ => Shut::Preparing,
+        }
+    }
+}
+
+#[cfg(all(test, not(uringlog_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_attempts_leave_no_gap() {
+        let numbers = Numbers::new(1);
+        assert_eq!(numbers.take(3), Ok(1));
+        assert_eq!(numbers.shut(Shut::NoSpace), 4);
+        assert_eq!(numbers.take(1), Err(Shut::NoSpace));
+        assert_eq!(numbers.take(500), Err(Shut::NoSpace));
+        assert_eq!(numbers.last(), 3);
+        numbers.open();
+        assert_eq!(numbers.take(1), Ok(4));
+    }
+
+    #[test]
+    fn a_gate_shut_for_good_does_not_open() {
+        let numbers = Numbers::new(1);
+        numbers.shut(Shut::Preparing);
+        assert_eq!(numbers.shut(Shut::Closed), 1);
+        numbers.open();
+        numbers.set_space_reason(Shut::NoSpace);
+        assert_eq!(numbers.take(1), Err(Shut::Closed));
+        numbers.shut(Shut::Poisoned);
+        assert_eq!(numbers.take(1), Err(Shut::Poisoned));
+    }
+}

@@ -1,0 +1,200 @@
+//! The set of rings: one for each core, spares for those that a leaked reservation pins, and the
+//! budget of heap bytes for what no ring takes.
+//!
+//! Rings are never freed while the log lives, so producers follow plain references. A ring whose head
+//! is pinned is *retired*: its core gets a spare, and it becomes a spare itself once the reservation
+//! has ended and it is empty.
+
+use std::sync::OnceLock;
+
+use crossbeam_utils::CachePadded;
+
+use crate::ring::{Claim, Ring};
+use crate::sync::{AtomicU32, AtomicU64, Futex, Ordering, fence};
+
+pub(crate) struct RingSet {
+    /// All rings ever made, by id; the first `lanes` from the start, the others on retirement.
+    rings: Box<[OnceLock<Box<Ring>>]>,
+    /// Rings made so far: ids below it may be looked at by the writer.
+    made: AtomicU32,
+    /// The ring id of each lane. Read by every append, written on retirement only.
+    lanes: Box<[AtomicU32]>,
+    ring_bytes: usize,
+    /// Moves when space was given back while somebody waited for it.
+    space: Futex,
+    /// Producers that wait for space.
+    waiting: CachePadded<AtomicU32>,
+    /// Heap bytes of large records not yet written.
+    large_bytes: CachePadded<AtomicU64>,
+    large_bytes_max: u64,
+}
+
+impl RingSet {
+    pub(crate) fn new(
+        lanes: usize,
+        ring_bytes: usize,
+        spares: usize,
+        large_bytes_max: usize,
+    ) -> Self {
+        let rings: Box<[OnceLock<Box<Ring>>]> =
+            (0..lanes + spares).map(|_| OnceLock::new()).collect();
+        for ring in &rings[..lanes] {
+            ring.get_or_init(|| Box::new(Ring::new(ring_bytes)));
+        }
+        RingSet {
+            rings,
+            made: AtomicU32::new(lanes as u32),
+            lanes: (0..lanes as u32).map(AtomicU32::new).collect(),
+            ring_bytes,
+            space: Futex::new(0),
+            waiting: CachePadded::new(AtomicU32::new(0)),
+            large_bytes: CachePadded::new(AtomicU64::new(0)),
+            large_bytes_max: large_bytes_max as u64,
+        }
+    }
+
+    /// Bytes that all rings hold together, spares included.
+    pub(crate) fn capacity_bytes(&self) -> usize {
+        self.rings.len() * self.ring_bytes
+    }
+
+    // ---- producers ----
+
+    /// Claims space in the ring of this core, or else in the next one that has room.
+    #[inline]
+    pub(crate) fn claim(&self, units: u64) -> Option<(&Ring, Claim)> {
+        let home = self.lane_of_this_core();
+        let ring = self.lane(home)?;
+        match ring.claim(units) {
+            Some(claim) => Some((ring, claim)),
+            None => self.claim_elsewhere(home, units),
+        }
+    }
+
+    #[cold]
+    fn claim_elsewhere(&self, home: usize, units: u64) -> Option<(&Ring, Claim)> {
+        (1..self.lanes.len()).find_map(|step| {
+            let ring = self.lane((home + step) % self.lanes.len())?;
+            Some((ring, ring.claim(units)?))
+        })
+    }
+
+    fn lane(&self, lane: usize) -> Option<&Ring> {
+        // Acquire: partner is the Release in `retire`. A lane's ring is always made before.
+        let id = self.lanes[lane].load(Ordering::Acquire) as usize;
+        self.rings[id].get().map(|ring| &**ring)
+    }
+
+    #[inline]
+    fn lane_of_this_core(&self) -> usize {
+        if self.lanes.len() == 1 {
+            return 0;
+        }
+        crate::cpu::current() % self.lanes.len()
+    }
+
+    /// Takes `bytes` of the budget for large records; `false` when they are not free now. One that
+    /// is larger than the whole budget is refused by its caller before.
+    pub(crate) fn take_large(&self, bytes: u64) -> bool {
+        let fits = |taken: u64| Some(taken + bytes).filter(|&sum| sum <= self.large_bytes_max);
+        self.large_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+    }
+
+    /// Returns bytes to the budget.
+    pub(crate) fn return_large(&self, bytes: u64) {
+        self.large_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Heap bytes of large records not yet written.
+    pub(crate) fn large_bytes(&self) -> u64 {
+        self.large_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Says that this producer waits for space, until the guard is dropped.
+    pub(crate) fn wait_for_space(&self) -> SpaceWait<'_> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        // Partner: the fence in `space_freed`. Orders the count before the caller's next claim.
+        fence(Ordering::SeqCst);
+        SpaceWait { set: self, seen: self.space.word().load(Ordering::Acquire) }
+    }
+
+    /// Whether a producer waits for space.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    // ---- the writer ----
+
+    /// How many rings were made so far.
+    pub(crate) fn made_count(&self) -> usize {
+        self.made.load(Ordering::Relaxed) as usize
+    }
+
+    /// Rings made so far, by id.
+    pub(crate) fn made(&self) -> impl Iterator<Item = &Ring> {
+        self.rings[..self.made_count()].iter().filter_map(|ring| ring.get().map(|ring| &**ring))
+    }
+
+    pub(crate) fn ring(&self, id: usize) -> Option<&Ring> {
+        self.rings.get(id)?.get().map(|ring| &**ring)
+    }
+
+    /// The lane that uses this ring; `None` for a retired one.
+    pub(crate) fn lane_of(&self, id: usize) -> Option<usize> {
+        self.lanes.iter().position(|lane| lane.load(Ordering::Relaxed) as usize == id)
+    }
+
+    /// Gives the lane another ring: one that stood retired and is empty (the writer names it), or
+    /// one made now. `false` when the bound on retired rings is reached.
+    pub(crate) fn replace(&self, lane: usize, empty: Option<usize>) -> bool {
+        let id = match empty {
+            Some(id) => id,
+            None => {
+                let id = self.made.load(Ordering::Relaxed) as usize;
+                let Some(slot) = self.rings.get(id) else { return false };
+                slot.get_or_init(|| Box::new(Ring::new(self.ring_bytes)));
+                self.made.store(id as u32 + 1, Ordering::Relaxed);
+                id
+            }
+        };
+        // Release: partner is the Acquire in `lane`: the ring is made before it is used.
+        self.lanes[lane].store(id as u32, Ordering::Release);
+        true
+    }
+
+    /// Wakes producers that wait for space. Call after space was given back.
+    pub(crate) fn space_freed(&self) {
+        // Partner: the fence in `wait_for_space`. Orders giving back before the look at the count.
+        fence(Ordering::SeqCst);
+        if self.is_waited_for() {
+            self.wake_all();
+        }
+    }
+
+    /// Wakes every producer that waits, space or not: the gate was shut for good.
+    pub(crate) fn wake_all(&self) {
+        // Release: partner is the Acquire in `wait_for_space` and `SpaceWait::sleep`.
+        self.space.word().fetch_add(1, Ordering::Release);
+        self.space.wake(u32::MAX >> 1);
+    }
+}
+
+/// A producer's wait for space: it tries again after having said that it waits, then sleeps.
+pub(crate) struct SpaceWait<'a> {
+    set: &'a RingSet,
+    seen: u32,
+}
+
+impl SpaceWait<'_> {
+    /// Sleeps until space was given back since this was last looked at, or the time is over.
+    pub(crate) fn sleep(&mut self, timeout: Option<std::time::Duration>) {
+        self.set.space.wait(self.seen, timeout);
+        self.seen = self.set.space.word().load(Ordering::Acquire);
+    }
+}
+
+impl Drop for SpaceWait<'_> {
+    fn drop(&mut self) {
+        self.set.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,186 @@
+//! Where the next batch goes, and how much prepared space stands behind it.
+//!
+//! Appends draw on space that is already reserved and zeroed. The free space always covers the worst
+//! that all rings can hold (`Limits::reserve_bytes`); when it would not, the
+//! gate is shut until the preparer has delivered. So nothing that was accepted finds the disk full.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use crate::disk::{File, Store};
+use crate::error::IoError;
+use crate::frame::BatchContext;
+use crate::numbers::Shut;
+use crate::preparer::{Delivery, PreparerLink};
+use crate::segment::LiveSegment;
+use crate::shared::Shared;
+use crate::sync::Ordering;
+
+/// Whether what was needed is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Need {
+    Met,
+    Waiting,
+}
+
+pub(crate) struct Space {
+    store: Arc<dyn Store>,
+    live: LiveSegment,
+    /// Where the next batch goes in the live segment.
+    offset: u64,
+    /// Header checksum of the batch before.
+    prev_crc: u32,
+    /// The largest wall clock of any batch.
+    wall_ns: u64,
+    ready: VecDeque<LiveSegment>,
+    deliveries: Receiver<Delivery>,
+    link: Arc<PreparerLink>,
+    gate_shut: bool,
+    /// Since when the writer waits for a segment.
+    waiting_since_ns: Option<u64>,
+}
+
+/// Where writing starts.
+pub(crate) struct Start {
+    pub(crate) live: LiveSegment,
+    pub(crate) offset: u64,
+    pub(crate) prev_crc: u32,
+    pub(crate) wall_ns: u64,
+    pub(crate) ready: Vec<LiveSegment>,
+}
+
+impl Space {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        start: Start,
+        deliveries: Receiver<Delivery>,
+        link: Arc<PreparerLink>,
+    ) -> Self {
+        Space {
+            store,
+            live: start.live,
+            offset: start.offset,
+            prev_crc: start.prev_crc,
+            wall_ns: start.wall_ns,
+            ready: start.ready.into(),
+            deliveries,
+            link,
+            gate_shut: false,
+            waiting_since_ns: None,
+        }
+    }
+
+    /// What the next batch's header repeats: identity, offset, link.
+    pub(crate) fn at(&self) -> (BatchContext, u64, u32) {
+        (BatchContext::from(&self.live.header), self.offset, self.prev_crc)
+    }
+
+    pub(crate) fn block_bytes(&self) -> usize {
+        self.live.header.block_bytes as usize
+    }
+
+    pub(crate) fn live_epoch(&self) -> u64 {
+        self.live.header.epoch
+    }
+
+    pub(crate) fn store_path(&self, name: &str) -> PathBuf {
+        self.store.path(name)
+    }
+
+    /// Bytes left in the live segment.
+    pub(crate) fn room(&self) -> u64 {
+        self.live.header.segment_bytes.saturating_sub(self.offset)
+    }
+
+    /// The wall clock, held so that it never goes back.
+    pub(crate) fn wall_ns(&mut self, now: u64) -> u64 {
+        self.wall_ns = self.wall_ns.max(now);
+        self.wall_ns
+    }
+
+    /// Takes `bytes` for a sealed batch, and returns the file that it goes to.
+    pub(crate) fn advance(&mut self, shared: &Shared, bytes: u64, crc: u32) -> Arc<dyn File> {
+        self.offset += bytes;
+        self.prev_crc = crc;
+        self.account(shared);
+        self.live.file.clone()
+    }
+
+    /// Moves on to the next ready segment.
+    pub(crate) fn rotate(&mut self, shared: &Shared) -> Need {
+        let Some(next) = self.ready.pop_front() else {
+            self.waiting_since_ns.get_or_insert_with(|| shared.clock.now_ns());
+            return Need::Waiting;
+        };
+        if let Some(since) = self.waiting_since_ns.take() {
+            shared.counters.rotation_waits.add(shared.clock.now_ns().saturating_sub(since));
+        }
+        self.offset = next.header.data_offset();
+        self.live = next;
+        shared.counters.rotations.add(1);
+        self.link.took_one();
+        self.account(shared);
+        Need::Met
+    }
+
+    /// Takes what the preparer sent.
+    pub(crate) fn take_deliveries(&mut self, shared: &Shared) -> Result<(), IoError> {
+        while let Ok(delivery) = self.deliveries.try_recv() {
+            match delivery {
+                Delivery::Ready(segment) => {
+                    shared.set_out_of_space(false);
+                    self.ready.push_back(segment);
+                }
+                Delivery::NoSpace => shared.set_out_of_space(true),
+                Delivery::Failed(error) => return Err(error),
+            }
+        }
+        self.account(shared);
+        // Large records wait for free bytes, or learn that there will be none.
+        shared.rings.space_freed();
+        Ok(())
+    }
+
+    pub(crate) fn is_gate_shut(&self) -> bool {
+        self.gate_shut
+    }
+
+    /// Whether the writer waits for a segment.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting_since_ns.is_some()
+    }
+
+    /// The log has ended: so does the preparer.
+    pub(crate) fn end(&self) {
+        self.link.stop();
+    }
+
+    /// Counts the free space, and shuts or opens the gate accordingly.
+    pub(crate) fn account(&mut self, shared: &Shared) {
+        let ready: u64 = self
+            .ready
+            .iter()
+            .map(|segment| segment.header.segment_bytes - segment.header.data_offset())
+            .sum();
+        let free = self.room() + ready;
+        shared.free_bytes.store(free, Ordering::Relaxed);
+        let reason = if shared.is_out_of_space() { Shut::NoSpace } else { Shut::Preparing };
+        let short = free < shared.reserve_bytes();
+        match (short, self.gate_shut) {
+            (true, false) => {
+                shared.numbers.shut(reason);
+                // More rings than before may need more segments than the preparer thought.
+                self.link.bell.ring();
+            }
+            (true, true) => shared.numbers.set_space_reason(reason),
+            (false, true) => shared.numbers.open(),
+            (false, false) => return,
+        }
+        if reason == Shut::NoSpace {
+            shared.rings.wake_all();
+        }
+        self.gate_shut = short;
+    }
+}

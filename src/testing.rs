@@ -1,0 +1,352 @@
+//! What the unit tests of recovery and the readers run on: a store in memory that can be told to
+//! fail after so many changes, and a writer that fills a log batch by batch.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::disk::{Access, DeviceFacts, File, LockError, LockGuard, Store};
+use crate::frame::{self, BATCH_HEADER_BYTES, BatchContext, BatchHeader, TableEntry};
+use crate::mem::AlignedBuf;
+use crate::recovery::{RecoverConfig, Recovered, recover};
+use crate::segment::{Filler, LiveSegment};
+use crate::{OpenError, frame::SegmentHeader};
+
+/// A directory in memory. Every change is durable at once.
+pub(crate) struct MemStore {
+    facts: DeviceFacts,
+    files: Mutex<BTreeMap<String, Arc<MemFile>>>,
+    /// Changes left until every further one fails.
+    budget: Arc<AtomicI64>,
+}
+
+pub(crate) struct MemFile {
+    bytes: Mutex<Vec<u8>>,
+    block_bytes: usize,
+    budget: Arc<AtomicI64>,
+}
+
+impl MemStore {
+    pub(crate) fn new(block_bytes: usize) -> Arc<MemStore> {
+        Arc::new(MemStore {
+            facts: DeviceFacts {
+                device: "0:0".to_owned(),
+                file_system: "mem".to_owned(),
+                volatile: true,
+                direct: true,
+                block_bytes,
+                direct_align_bytes: block_bytes,
+                logical_sector_bytes: block_bytes,
+                physical_sector_bytes: block_bytes,
+                write_cache: String::new(),
+                fua: None,
+                kernel: String::new(),
+            },
+            files: Mutex::default(),
+            budget: Arc::new(AtomicI64::new(i64::MAX)),
+        })
+    }
+
+    /// Lets `changes` more changes pass; every one after that fails and does nothing.
+    pub(crate) fn stop_after(&self, changes: i64) {
+        self.budget.store(changes, Ordering::Relaxed);
+    }
+
+    /// A copy of all that is there, on a device with another block.
+    pub(crate) fn copy(&self, block_bytes: usize) -> Arc<MemStore> {
+        let copy = MemStore::new(block_bytes);
+        for (name, file) in lock(&self.files).iter() {
+            copy.put(name, lock(&file.bytes).clone());
+        }
+        copy
+    }
+
+    pub(crate) fn put(&self, name: &str, bytes: Vec<u8>) {
+        let file = MemFile {
+            bytes: Mutex::new(bytes),
+            block_bytes: self.facts.block_bytes,
+            budget: self.budget.clone(),
+        };
+        lock(&self.files).insert(name.to_owned(), Arc::new(file));
+    }
+
+    pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
+        lock(&lock(&self.files)[name].bytes).clone()
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        lock(&self.files).keys().cloned().collect()
+    }
+
+    pub(crate) fn total_bytes(&self) -> usize {
+        lock(&self.files).values().map(|file| lock(&file.bytes).len()).sum()
+    }
+
+    /// Changes bytes behind everyone's back.
+    pub(crate) fn alter(&self, name: &str, offset: usize, len: usize, change: impl Fn(u8) -> u8) {
+        let files = lock(&self.files);
+        let mut bytes = lock(&files[name].bytes);
+        bytes[offset..offset + len].iter_mut().for_each(|byte| *byte = change(*byte));
+    }
+
+    fn change(&self) -> io::Result<()> {
+        change(&self.budget)
+    }
+
+    fn file(&self, name: &str) -> io::Result<Arc<MemFile>> {
+        lock(&self.files).get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+fn change(budget: &AtomicI64) -> io::Result<()> {
+    match budget.fetch_sub(1, Ordering::Relaxed) {
+        left if left > 0 => Ok(()),
+        _ => Err(io::Error::other("stopped")),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no test panics under a lock")
+}
+
+impl Store for MemStore {
+    fn path(&self, name: &str) -> PathBuf {
+        PathBuf::from("mem").join(name)
+    }
+    fn facts(&self) -> &DeviceFacts {
+        &self.facts
+    }
+    fn lock(&self) -> Result<LockGuard, LockError> {
+        Ok(LockGuard(Box::new(())))
+    }
+    fn disk(
+        self: Arc<Self>,
+        _: &crate::Options,
+    ) -> Result<(Box<dyn crate::disk::Disk>, crate::BackendInfo), OpenError> {
+        Err(OpenError::Unsupported { what: "no writer runs on it".to_owned(), fix: "" })
+    }
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.names())
+    }
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.change()?;
+        if self.file(name).is_ok() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.put(name, Vec::new());
+        Ok(self.file(name)?)
+    }
+    fn open(&self, name: &str, _: Access) -> io::Result<Arc<dyn File>> {
+        Ok(self.file(name)?)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.change()?;
+        let file = lock(&self.files).remove(from).ok_or(io::ErrorKind::NotFound)?;
+        lock(&self.files).insert(to.to_owned(), file);
+        Ok(())
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.file(name)?;
+        self.change()?;
+        lock(&self.files).remove(name);
+        Ok(())
+    }
+    fn sync_dir(&self) -> io::Result<()> {
+        self.change()
+    }
+}
+
+impl MemFile {
+    fn check(&self, offset: u64, buf: &[u8]) {
+        let aligned = |n: usize| n.is_multiple_of(self.block_bytes);
+        assert!(aligned(offset as usize) && aligned(buf.len()), "{offset} {}", buf.len());
+        assert!(buf.as_ptr().addr().is_multiple_of(self.block_bytes.min(4096)));
+    }
+}
+
+impl File for MemFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(lock(&self.bytes).len() as u64)
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.check(offset, buf);
+        let bytes = lock(&self.bytes);
+        let at = bytes.len().min(offset as usize);
+        let len = buf.len().min(bytes.len() - at);
+        buf[..len].copy_from_slice(&bytes[at..at + len]);
+        Ok(len)
+    }
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.check(offset, buf);
+        change(&self.budget)?;
+        let mut bytes = lock(&self.bytes);
+        let end = offset as usize + buf.len();
+        assert!(end <= bytes.len(), "a write grows the file");
+        bytes[offset as usize..end].copy_from_slice(buf);
+        Ok(())
+    }
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.set_len(len)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        change(&self.budget)?;
+        lock(&self.bytes).resize(len as usize, 0);
+        Ok(())
+    }
+    fn sync(&self) -> io::Result<()> {
+        change(&self.budget)
+    }
+    fn raw_fd(&self) -> i32 {
+        -1
+    }
+}
+
+/// A sequence of random numbers that is the same in every run.
+pub(crate) struct Seeded(AtomicU64);
+
+impl Seeded {
+    pub(crate) fn new(seed: u64) -> Seeded {
+        Seeded(AtomicU64::new(seed))
+    }
+
+    /// Steps of splitmix64.
+    pub(crate) fn draw(&self) -> u64 {
+        let state = self.0.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
+        let mut z = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+}
+
+/// Recovers with test settings.
+pub(crate) fn open(store: &Arc<MemStore>, segment_bytes: u64) -> Result<Recovered, OpenError> {
+    let random = Seeded::new(store.total_bytes() as u64 + 7);
+    let entropy = || Ok(random.draw());
+    let config =
+        RecoverConfig { create: true, segment_bytes, wall_now_ns: 1_000, entropy: &entropy };
+    let store: Arc<dyn Store> = store.clone();
+    recover(&store, &config)
+}
+
+/// Writes batches the way the writer does, without its threads.
+pub(crate) struct TestWriter {
+    pub(crate) store: Arc<MemStore>,
+    pub(crate) header: SegmentHeader,
+    file: Arc<dyn File>,
+    pub(crate) offset: u64,
+    pub(crate) next_lsn: u64,
+    pub(crate) synced_lsn: u64,
+    pub(crate) prev_crc: u32,
+    pub(crate) wall_ns: u64,
+    ready: Vec<LiveSegment>,
+    segment_bytes: u64,
+}
+
+impl TestWriter {
+    pub(crate) fn new(store: &Arc<MemStore>, segment_bytes: u64, recovered: Recovered) -> Self {
+        TestWriter {
+            store: store.clone(),
+            header: recovered.live.header,
+            file: recovered.live.file,
+            offset: recovered.offset,
+            next_lsn: recovered.next_lsn,
+            synced_lsn: recovered.next_lsn - 1,
+            prev_crc: recovered.prev_crc,
+            wall_ns: recovered.wall_ns,
+            ready: recovered.ready,
+            segment_bytes,
+        }
+    }
+
+    pub(crate) fn open(store: &Arc<MemStore>, segment_bytes: u64) -> Self {
+        let recovered = open(store, segment_bytes).expect("the log opens");
+        TestWriter::new(store, segment_bytes, recovered)
+    }
+
+    /// Prepares segments until `count` stand ready.
+    pub(crate) fn prepare(&mut self, count: usize) {
+        while self.ready.len() < count {
+            let epoch = self.header.epoch + 1 + self.ready.len() as u64;
+            let header = SegmentHeader {
+                epoch,
+                salt: epoch * 77,
+                segment_bytes: self.segment_bytes,
+                created_wall_ns: 5,
+                first_lsn: 0,
+                resume: None,
+                ..self.header
+            };
+            let mut filler = Filler::start(&*self.store, header).expect("starts");
+            filler.fill().expect("fills");
+            let file = filler.finish(&*self.store).expect("finishes");
+            self.ready.push(LiveSegment { header, file });
+        }
+    }
+
+    /// Writes a batch that vouches for everything up to `synced_lsn`; returns its offset.
+    pub(crate) fn batch(&mut self, records: &[&[u8]]) -> u64 {
+        let block = u64::from(self.header.block_bytes);
+        let payload_bytes: usize = records.iter().map(|record| record.len()).sum();
+        let content = frame::batch_content_bytes(payload_bytes as u64, records.len() as u64);
+        if self.offset + content.next_multiple_of(block) > self.header.segment_bytes {
+            self.prepare(1);
+            let next = self.ready.remove(0);
+            self.header = next.header;
+            self.file = next.file;
+            self.offset = self.header.data_offset();
+        }
+        let (bytes, crc) = seal(self, records);
+        let mut aligned = AlignedBuf::new(bytes.len()).expect("memory");
+        aligned[..bytes.len()].copy_from_slice(&bytes);
+        self.file.write_at(self.offset, &aligned[..bytes.len()]).expect("writes");
+        let offset = self.offset;
+        self.offset += bytes.len() as u64;
+        self.next_lsn += records.len() as u64;
+        self.prev_crc = crc;
+        offset
+    }
+
+    /// The same, after all that was written before is synced.
+    pub(crate) fn sync_then_batch(&mut self, records: &[&[u8]]) -> u64 {
+        self.synced_lsn = self.next_lsn - 1;
+        self.batch(records)
+    }
+
+    /// Ends as a clean close does.
+    pub(crate) fn close(mut self) {
+        self.sync_then_batch(&[]);
+    }
+}
+
+/// The bytes of the next batch of `writer`, and its header's checksum.
+pub(crate) fn seal(writer: &TestWriter, records: &[&[u8]]) -> (Vec<u8>, u32) {
+    let payload_bytes: usize = records.iter().map(|record| record.len()).sum();
+    let content = frame::batch_content_bytes(payload_bytes as u64, records.len() as u64) as usize;
+    let mut bytes = vec![0; content.next_multiple_of(writer.header.block_bytes as usize)];
+    let mut at = BATCH_HEADER_BYTES;
+    let mut entry_at = frame::table_offset(payload_bytes);
+    let table_at = entry_at;
+    for record in records {
+        bytes[at..at + record.len()].copy_from_slice(record);
+        at += record.len();
+        let entry = TableEntry { len: record.len() as u32, crc: frame::crc32c(record) };
+        bytes[entry_at..entry_at + 8].copy_from_slice(&entry.to_bits().to_le_bytes());
+        entry_at += 8;
+    }
+    let header = BatchHeader {
+        context: BatchContext::from(&writer.header),
+        offset: writer.offset,
+        first_lsn: writer.next_lsn,
+        count: records.len() as u32,
+        payload_bytes: payload_bytes as u32,
+        wall_ns: writer.wall_ns,
+        synced_lsn: writer.synced_lsn,
+        prev_crc: writer.prev_crc,
+        table_crc: frame::crc32c(&bytes[table_at..entry_at]),
+    };
+    let crc = header.encode(&mut bytes);
+    (bytes, crc)
+}

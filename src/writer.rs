@@ -1,0 +1,661 @@
+//! The writer: one state machine between the rings and the disk.
+//!
+//! A turn reaps what the disk finished, moves the watermarks, drains the rings into the current batch,
+//! and submits it when the disk can take it: group commit clocks itself. What the turn cannot do it
+//! says ([`Next`]): wait for the disk, let others run, or sleep. The thread ([`Writer::run`]) obeys; a
+//! simulation calls the turns itself.
+//!
+//! Invariants:
+//! - Batches are sealed in number order, and each carries the checksum of the one before.
+//! - A watermark moves only over batches that are done, in that order, and never after a failure.
+//! - A batch's header says what was synced when it was sealed, never more.
+//! - The segment for the next batch stands ready before a number for it is given out
+//!   ([`Space`](crate::space::Space)).
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::batch::{BatchBuilder, Large, Seal, Sealed, seal_image};
+use crate::commit::Level;
+use crate::disk::{BackendInfo, Disk, Done, File, Op, OpKind};
+use crate::drain::{Drain, Filled};
+use crate::error::{IoError, Poison};
+use crate::frame::segment_name;
+use crate::mem::AlignedBuf;
+use crate::numbers::Shut;
+use crate::options::{Durability, Idle, Options};
+use crate::shared::{ASK_CLOSE, ASK_DELIVERY, ASK_ROOM, Shared};
+use crate::space::{Need, Space};
+use crate::timing::RawTiming;
+use crate::waiters::{Node, Waiters};
+
+/// What the writer needs before its next turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Next {
+    /// The disk finishes something.
+    Disk,
+    /// Others run for a moment: a batch is growing.
+    Linger,
+    /// Something is published or asked for, or the time is over.
+    Sleep(Option<Duration>),
+    /// Nothing: the log has ended.
+    End,
+}
+
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    disk: Box<dyn Disk>,
+    drain: Drain,
+    space: Space,
+    /// The batch being filled. Its limit is what the live segment has left.
+    batch: BatchBuilder,
+    /// The batch takes no more.
+    batch_full: bool,
+    /// A record that is a batch of its own, taken out of its ring; the batch is empty then.
+    large: Option<(u64, Box<Large>)>,
+    spare: Vec<AlignedBuf>,
+    /// What the disk works on, in the order of submission.
+    flight: VecDeque<Flight>,
+    done: Vec<Done>,
+    next_token: u64,
+    waiters: Waiters,
+    to_wake: Vec<Arc<Node>>,
+    tuning: Tuning,
+    linger: Linger,
+    /// The largest number that a batch on disk vouches for.
+    vouched: u64,
+    /// Since when nothing was under way, in nanoseconds of the log's clock.
+    idle_since_ns: u64,
+    /// The file written to and not yet synced (logs that acknowledge written records).
+    unsynced: Option<Arc<dyn File>>,
+    closing: bool,
+    ended: bool,
+    hold: Hold,
+}
+
+/// Options that the writer looks at.
+struct Tuning {
+    durability: Durability,
+    idle: Idle,
+    linger_max_ns: u64,
+    vouch_after_ns: u64,
+}
+
+/// An operation under way.
+struct Flight {
+    token: u64,
+    what: What,
+    /// Its result is in; it waits for those before it.
+    finished: bool,
+    timing: RawTiming,
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    /// A batch with records up to `last`, vouching for what is up to `vouches`.
+    Batch { last: u64, count: u64, bytes: u64, vouches: u64, budget: u64 },
+    /// A sync that covers what was acknowledged up to `covers`.
+    Sync { covers: u64 },
+}
+
+/// Waiting for a batch to grow as large as the last one.
+#[derive(Default)]
+struct Linger {
+    until_ns: Option<u64>,
+    /// What the last batch held.
+    last_count: u64,
+    last_bytes: u64,
+}
+
+/// Timing the two short windows in which a producer can hold up others.
+#[derive(Default)]
+struct Hold {
+    number_since_ns: Option<u64>,
+    claim_since_ns: Option<u64>,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        mut disk: Box<dyn Disk>,
+        backend: &mut BackendInfo,
+        space: Space,
+        options: &Options,
+        window_records: usize,
+    ) -> std::io::Result<Self> {
+        let buffers = disk.depth_max() + 1;
+        let buffer = |_| AlignedBuf::new(shared.limits.batch_bytes_max);
+        let mut spare = (0..buffers).map(buffer).collect::<std::io::Result<Vec<_>>>()?;
+        backend.registered_buffers = disk.register_buffers(&spare);
+        backend.huge_pages = spare.iter().all(AlignedBuf::is_huge);
+        let first = match spare.pop() {
+            Some(first) => first,
+            None => AlignedBuf::new(shared.limits.batch_bytes_max)?,
+        };
+        let durable = shared.commit.watermark(Level::Synced);
+        Ok(Writer {
+            drain: Drain::new(durable + 1, window_records),
+            space,
+            batch: BatchBuilder::new(first),
+            batch_full: false,
+            large: None,
+            spare,
+            flight: VecDeque::new(),
+            done: Vec::new(),
+            next_token: 0,
+            waiters: Waiters::default(),
+            to_wake: Vec::new(),
+            tuning: Tuning {
+                durability: options.durability,
+                idle: options.writer_idle,
+                linger_max_ns: options.linger_max.as_nanos() as u64,
+                vouch_after_ns: options.vouch_after.as_nanos() as u64,
+            },
+            linger: Linger::default(),
+            vouched: durable,
+            idle_since_ns: shared.clock.now_ns(),
+            unsynced: None,
+            closing: false,
+            ended: false,
+            hold: Hold::default(),
+            disk,
+            shared,
+        })
+    }
+
+    /// The writer's thread.
+    pub(crate) fn run(mut self) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.run_to_the_end()));
+        if let Err(payload) = outcome {
+            let message = payload
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| payload.downcast_ref::<&str>().copied())
+                .unwrap_or("no message");
+            let durable = self.shared.commit.watermark(Level::Acked).into();
+            let poison = Poison::panic(durable, message.to_owned());
+            // The panic may have come from a user's waker: a second one must not end the process.
+            let _second = catch_unwind(AssertUnwindSafe(|| self.end(Some(poison))));
+        }
+    }
+
+    fn run_to_the_end(&mut self) {
+        loop {
+            match self.turn() {
+                Next::Disk => self.await_disk(),
+                Next::Linger => std::thread::yield_now(),
+                Next::Sleep(timeout) => self.sleep(timeout),
+                Next::End => return,
+            }
+        }
+    }
+
+    /// Blocks until the disk finishes something.
+    pub(crate) fn await_disk(&mut self) {
+        self.disk.reap(true, &mut self.done);
+    }
+
+    /// Everything that can be done now.
+    pub(crate) fn turn(&mut self) -> Next {
+        self.reap();
+        if self.ended {
+            return Next::End;
+        }
+        self.answer();
+        if self.ended {
+            return Next::End;
+        }
+        self.gather();
+        if !self.to_wake.is_empty() {
+            // If as much is pending as the last batch held, the disk comes first: nobody who is
+            // about to be woken belongs into this batch.
+            if self.pending_like_last() {
+                self.submit_all();
+            }
+            self.wake_done();
+            self.gather();
+        }
+        if self.is_growing() {
+            return Next::Linger;
+        }
+        self.submit_all();
+        if self.ended {
+            return Next::End;
+        }
+        if !self.flight.is_empty() {
+            return Next::Disk;
+        }
+        self.rest()
+    }
+
+    // ---- what the disk finished ----
+
+    fn reap(&mut self) {
+        if !self.flight.is_empty() {
+            self.disk.reap(false, &mut self.done);
+        }
+        let mut done = core::mem::take(&mut self.done);
+        for finished in done.drain(..) {
+            self.finished(finished);
+            if self.ended {
+                return;
+            }
+        }
+        // The buffer of the vector is kept.
+        self.done = done;
+        let before = self.flight.len();
+        while let Some(flight) = self.flight.pop_front_if(|flight| flight.finished) {
+            self.settle(flight);
+        }
+        if self.flight.len() != before {
+            self.waiters.take_done(&self.shared.commit, &mut self.to_wake);
+            self.idle_since_ns = self.shared.clock.now_ns();
+        }
+    }
+
+    fn finished(&mut self, done: Done) {
+        let now = self.shared.clock.now_ns();
+        let Some(flight) = self.flight.iter_mut().find(|flight| flight.token == done.token) else {
+            return;
+        };
+        // A large record's buffer was its producer's, and goes with it.
+        if let (What::Batch { budget: 0, .. }, Some(buf)) = (flight.what, done.buf) {
+            self.spare.push(buf);
+        }
+        flight.finished = true;
+        flight.timing.durable_ns = now;
+        flight.timing.write_took_ns = done.write_took.as_nanos() as u64;
+        if let Err(error) = done.result {
+            let action = match flight.what {
+                What::Batch { .. } => "write and sync a batch in",
+                What::Sync { .. } => "sync",
+            };
+            let error = IoError::new(action, self.space.live_path(), error);
+            self.fail(error);
+        }
+    }
+
+    /// Moves the watermarks over a finished operation; those before it are settled.
+    fn settle(&mut self, flight: Flight) {
+        let shared = &*self.shared;
+        match flight.what {
+            What::Batch { last, count, bytes, vouches, budget } => {
+                if self.tuning.durability == Durability::Durable {
+                    shared.commit.advance(Level::Synced, last);
+                }
+                shared.commit.advance(Level::Acked, last);
+                self.vouched = self.vouched.max(vouches);
+                if budget > 0 {
+                    shared.rings.return_large(budget);
+                    shared.rings.space_freed();
+                }
+                if count > 0 {
+                    self.linger.last_count = count;
+                    self.linger.last_bytes = bytes;
+                    shared.timings.record(&flight.timing);
+                }
+                let took = flight.timing.durable_ns.saturating_sub(flight.timing.submitted_ns);
+                shared.counters.sync.add(took);
+            }
+            What::Sync { covers } => {
+                shared.commit.advance(Level::Synced, covers);
+                shared.counters.syncs.add(1);
+            }
+        }
+    }
+
+    fn wake_done(&mut self) {
+        let woken = self.to_wake.len();
+        for node in self.to_wake.drain(..) {
+            node.wake();
+        }
+        let shared_batch = self.linger.last_count > 1 && woken > 1;
+        if shared_batch && self.tuning.linger_max_ns > 0 && !self.batch_full {
+            // The more records shared the last batch, the sooner their producers are back, one
+            // after the other, and the less each further one is worth.
+            let bound = self.tuning.linger_max_ns * 8 / self.linger.last_count.max(8);
+            self.linger.until_ns = Some(self.shared.clock.now_ns() + bound);
+            self.shared.counters.lingers.add(1);
+        }
+    }
+
+    // ---- what was asked for ----
+
+    fn answer(&mut self) {
+        let asked = self.shared.asked();
+        if asked & ASK_DELIVERY != 0 {
+            // Before the look: what is sent after it is asked for again.
+            self.shared.answered(ASK_DELIVERY);
+            if let Err(error) = self.space.take_deliveries(&self.shared) {
+                return self.fail(error);
+            }
+        }
+        if asked & ASK_ROOM != 0 {
+            self.shared.answered(ASK_ROOM);
+            self.drain.scan(&self.shared.rings);
+            self.drain.give_back(&self.shared.rings);
+            self.drain.retire_pinned(&self.shared.rings);
+            self.shared.counters.rings_retired.set(self.drain.stats().retired);
+        }
+        if asked & ASK_CLOSE != 0 && !self.closing {
+            self.closing = true;
+            self.shared.numbers.shut(Shut::Closed);
+            self.shared.rings.wake_all();
+        }
+    }
+
+    // ---- rings to batch ----
+
+    /// Drains the rings into the current batch.
+    fn gather(&mut self) {
+        let rings = &self.shared.rings;
+        self.drain.scan(rings);
+        if self.drain.has_hole() {
+            // The missing number may have been published in a ring looked at before.
+            self.drain.scan(rings);
+        }
+        self.time_holds();
+        self.fill();
+    }
+
+    fn fill(&mut self) {
+        while !self.batch_full && self.large.is_none() {
+            if self.batch.is_empty() {
+                let room = self.space.room();
+                self.batch.set_limit(usize::try_from(room).unwrap_or(usize::MAX));
+            }
+            match self.drain.fill(&self.shared.rings, &mut self.batch) {
+                Filled::All => return,
+                Filled::Full if !self.batch.is_empty() => self.batch_full = true,
+                // The next slot does not fit what the segment has left.
+                Filled::Full => {
+                    if !self.rotate() {
+                        return;
+                    }
+                }
+                Filled::Large(lsn, large) => self.large = Some((lsn, large)),
+            }
+        }
+    }
+
+    /// Moves on to the next segment; `false` while it is not there, or the old one must be synced
+    /// first.
+    fn rotate(&mut self) -> bool {
+        if self.unsynced.is_some() {
+            // Durable numbers must not have a hole: what is in the old file is synced before
+            // anything is in the next.
+            if self.flight.is_empty() {
+                self.submit_sync();
+            }
+            return false;
+        }
+        match self.space.rotate(&self.shared) {
+            Need::Met => true,
+            Need::Waiting => false,
+        }
+    }
+
+    /// Whether a batch should rather grow than go: nothing is under way, less is pending than the last
+    /// batch held, and the time for it is not over.
+    fn is_growing(&mut self) -> bool {
+        if self.batch_full || self.large.is_some() || !self.flight.is_empty() {
+            return false;
+        }
+        // While the gate is shut for want of space, everything accepted goes into full batches:
+        // the reserve was reckoned so. Those who have a number are about to publish.
+        if self.space.is_gate_shut()
+            && !self.space.is_waiting()
+            && self.drain.next_lsn() <= self.shared.numbers.last()
+        {
+            return true;
+        }
+        let Some(until) = self.linger.until_ns else { return false };
+        if self.pending_like_last() || self.shared.clock.now_ns() >= until {
+            self.linger.until_ns = None;
+            return false;
+        }
+        true
+    }
+
+    fn pending_like_last(&self) -> bool {
+        self.batch_full
+            || self.large.is_some()
+            || (!self.batch.is_empty()
+                && (self.batch.count() as u64 >= self.linger.last_count
+                    || self.batch.payload_bytes() as u64 >= self.linger.last_bytes))
+    }
+
+    fn time_holds(&mut self) {
+        let counters = &self.shared.counters;
+        counters.beyond_window.set(self.drain.stats().beyond_window);
+        match (self.drain.has_hole(), self.hold.number_since_ns) {
+            (true, None) => self.hold.number_since_ns = Some(self.shared.clock.now_ns()),
+            (false, Some(since)) => {
+                counters.number_holds.add(self.shared.clock.now_ns().saturating_sub(since));
+                self.hold.number_since_ns = None;
+            }
+            _ => {}
+        }
+        if let Some(since) = self.hold.claim_since_ns
+            && !self.drain.has_blind_claim(&self.shared.rings)
+        {
+            counters.claim_holds.add(self.shared.clock.now_ns().saturating_sub(since));
+            self.hold.claim_since_ns = None;
+        }
+    }
+
+    // ---- batch to disk ----
+
+    /// Submits what is pending, as much as the disk takes.
+    fn submit_all(&mut self) {
+        while !self.ended && self.flight.len() < self.disk.depth_max() {
+            if self.is_sync_due() {
+                // It covers writes that are done, so those under way come first.
+                if self.flight.is_empty() {
+                    self.submit_sync();
+                }
+                return;
+            }
+            if let Some((lsn, large)) = self.large.take() {
+                if large.buf.len() as u64 > self.space.room() && !self.rotate() {
+                    self.large = Some((lsn, large));
+                    return;
+                }
+                self.submit_large(lsn, *large);
+            } else if !self.batch.is_empty() {
+                let Some(spare) = self.spare.pop() else { return };
+                let seal = self.seal(self.batch.first_lsn());
+                let sealed = self.batch.seal(&seal, spare);
+                self.batch_full = false;
+                self.linger.until_ns = None;
+                self.submit_batch(&seal, sealed, 0);
+            } else {
+                return;
+            }
+            self.fill();
+        }
+    }
+
+    fn submit_large(&mut self, lsn: u64, large: Large) {
+        let budget = large.buf.len() as u64;
+        let seal = self.seal(lsn);
+        let sealed = seal_image(large.buf, &large.content, &seal);
+        self.submit_batch(&seal, sealed, budget);
+    }
+
+    /// One empty batch, which vouches for all that is synced.
+    fn submit_vouch(&mut self) {
+        if self.space.room() == 0 && !self.rotate() {
+            return;
+        }
+        let Some(spare) = self.spare.pop() else { return };
+        let seal = self.seal(self.drain.next_lsn());
+        let sealed = self.batch.seal(&seal, spare);
+        self.shared.counters.vouches.add(1);
+        self.submit_batch(&seal, sealed, 0);
+    }
+
+    fn seal(&mut self, first_lsn: u64) -> Seal {
+        let (context, offset, prev_crc) = self.space.at();
+        Seal {
+            context,
+            offset,
+            first_lsn,
+            wall_ns: self.space.wall_ns(self.shared.clock.wall_ns()),
+            synced_lsn: self.shared.commit.watermark(Level::Synced),
+            prev_crc,
+            block_bytes: self.space.block_bytes(),
+        }
+    }
+
+    fn submit_batch(&mut self, seal: &Seal, sealed: Sealed, budget: u64) {
+        let now = self.shared.clock.now_ns();
+        let file = self.space.advance(&self.shared, sealed.len as u64, sealed.crc);
+        let count = u64::from(sealed.count);
+        let last = seal.first_lsn + count - 1;
+        self.count_batch(&sealed);
+        let durable = self.tuning.durability == Durability::Durable;
+        if !durable {
+            self.unsynced = Some(file.clone());
+        }
+        let kind = OpKind::Write { offset: seal.offset, buf: sealed.buf, len: sealed.len, durable };
+        let timing = RawTiming {
+            first_lsn: seal.first_lsn,
+            last_lsn: last,
+            bytes: sealed.len as u64,
+            sealed_ns: now,
+            submitted_ns: now,
+            ..RawTiming::default()
+        };
+        let what = What::Batch {
+            last,
+            count,
+            bytes: sealed.payload_bytes as u64,
+            vouches: seal.synced_lsn,
+            budget,
+        };
+        self.submit(file, kind, what, timing);
+    }
+
+    fn count_batch(&self, sealed: &Sealed) {
+        let counters = &self.shared.counters;
+        let content =
+            crate::frame::batch_content_bytes(sealed.payload_bytes as u64, u64::from(sealed.count));
+        counters.batches.add(u64::from(sealed.count > 0));
+        counters.payload_bytes.add(sealed.payload_bytes as u64);
+        counters.disk_bytes.add(sealed.len as u64);
+        counters.padding_bytes.add(sealed.len as u64 - content);
+    }
+
+    /// Syncs what was written. Nothing is under way.
+    fn submit_sync(&mut self) {
+        let Some(file) = self.unsynced.take() else { return };
+        let covers = self.shared.commit.watermark(Level::Acked);
+        let timing = RawTiming { submitted_ns: self.shared.clock.now_ns(), ..RawTiming::default() };
+        self.submit(file, OpKind::Sync, What::Sync { covers }, timing);
+    }
+
+    /// Whether somebody waits for a sync, of a log that syncs when asked, and all that it is to cover
+    /// is written.
+    fn is_sync_due(&self) -> bool {
+        let target = self.shared.sync_target();
+        self.unsynced.is_some()
+            && target > self.shared.commit.watermark(Level::Synced)
+            && target <= self.shared.commit.watermark(Level::Acked)
+    }
+
+    fn submit(&mut self, file: Arc<dyn File>, kind: OpKind, what: What, timing: RawTiming) {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.flight.push_back(Flight { token, what, finished: false, timing });
+        self.disk.submit(Op { token, file, kind });
+    }
+
+    // ---- nothing to do ----
+
+    /// Nothing is under way and nothing can be submitted: sync and vouch if it is time, end, or sleep.
+    fn rest(&mut self) -> Next {
+        let pending = !self.batch.is_empty() || self.large.is_some();
+        if pending {
+            // It waits for a segment; the preparer rings.
+            return Next::Sleep(None);
+        }
+        let drained = self.drain.next_lsn() > self.shared.numbers.last();
+        let leaving = self.closing && drained;
+        let idle_ns = self.shared.clock.now_ns().saturating_sub(self.idle_since_ns);
+        let is_idle = idle_ns >= self.tuning.vouch_after_ns;
+        if self.unsynced.is_some() && (leaving || is_idle) {
+            self.submit_sync();
+            return Next::Disk;
+        }
+        let synced = self.shared.commit.watermark(Level::Synced);
+        let unvouched = self.vouched < synced;
+        if unvouched && (leaving || is_idle) {
+            self.submit_vouch();
+            if !self.flight.is_empty() {
+                return Next::Disk;
+            }
+        } else if leaving {
+            self.end(None);
+            return Next::End;
+        }
+        if self.closing && !drained {
+            // A producer is between number and publication; it rings.
+            return Next::Sleep(None);
+        }
+        let to_do_when_idle = unvouched || self.unsynced.is_some();
+        let left = Duration::from_nanos(self.tuning.vouch_after_ns.saturating_sub(idle_ns));
+        Next::Sleep((to_do_when_idle && !left.is_zero()).then_some(left))
+    }
+
+    fn sleep(&mut self, timeout: Option<Duration>) {
+        if self.hold.claim_since_ns.is_none() && self.drain.has_blind_claim(&self.shared.rings) {
+            self.hold.claim_since_ns = Some(self.shared.clock.now_ns());
+        }
+        match self.tuning.idle {
+            Idle::Spin => (0..32).for_each(|_| core::hint::spin_loop()),
+            Idle::Yield => std::thread::yield_now(),
+            Idle::Park => {
+                let work = || {
+                    self.shared.asked() != 0
+                        || self.is_sync_due()
+                        || self.drain.anything_new(&self.shared.rings)
+                };
+                self.shared.counters.writer_sleeps.add(1);
+                self.shared.bell.sleep(timeout, work);
+            }
+        }
+    }
+
+    // ---- the end ----
+
+    fn fail(&mut self, error: IoError) {
+        let durable = self.shared.commit.watermark(Level::Acked);
+        self.end(Some(Poison::io(durable.into(), error)));
+    }
+
+    /// Ends the log's life: nothing moves any more, and everyone who waits learns it.
+    fn end(&mut self, poison: Option<Poison>) {
+        self.ended = true;
+        let reason = if poison.is_some() { Shut::Poisoned } else { Shut::Closed };
+        // The cause first: who finds the gate shut finds the cause.
+        self.shared.commit.end(poison);
+        self.shared.numbers.shut(reason);
+        self.shared.rings.wake_all();
+        self.waiters.take_all(&self.shared.commit, &mut self.to_wake);
+        for node in self.to_wake.drain(..) {
+            node.wake();
+        }
+        self.drain.abandon(&self.shared.rings);
+        self.space.end();
+    }
+}
+
+impl Space {
+    /// The path of the live segment, for errors.
+    fn live_path(&self) -> std::path::PathBuf {
+        self.store_path(&segment_name(self.live_epoch()))
+    }
+}

@@ -1,0 +1,139 @@
+//! What the log was given, and what it owes: the other side of every comparison.
+
+use std::sync::Arc;
+
+use uringlog::{Lsn, ReadError, Reader};
+
+use crate::rng::{Rng, mix};
+
+/// One record's bytes, or how to make them.
+#[derive(Clone)]
+pub enum Payload {
+    /// Drawn from a number that no other record has.
+    Drawn { id: u64, len: usize },
+    /// Bytes that stood in a segment file: whole batches, headers and all.
+    Copied(Arc<[u8]>),
+}
+
+impl Payload {
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.write(&mut bytes);
+        bytes
+    }
+
+    pub fn len(&self) -> usize {
+        match self {
+            Payload::Drawn { len, .. } => *len,
+            Payload::Copied(bytes) => bytes.len(),
+        }
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        out.clear();
+        match self {
+            Payload::Copied(bytes) => out.extend_from_slice(bytes),
+            &Payload::Drawn { id, len } => {
+                let mut rng = Rng::new(mix(id));
+                while out.len() < len {
+                    out.extend_from_slice(&rng.next().to_le_bytes());
+                }
+                out.truncate(len);
+            }
+        }
+    }
+}
+
+struct Accepted {
+    payload: Payload,
+    /// Numbers that survive a crash together.
+    first: u64,
+    last: u64,
+}
+
+/// All accepted records by number, and the least that the next recovery must find.
+pub struct Model {
+    records: Vec<Accepted>,
+    next_id: u64,
+    /// Everything up to here survives whatever happens: it was durable, or recovery reported it.
+    pub durable: u64,
+    /// The next recovery must find everything up to here: after the death of the process alone, what
+    /// was acknowledged; after a crash, what was durable.
+    pub floor: u64,
+    scratch: Vec<u8>,
+}
+
+impl Model {
+    pub fn new(seed: u64) -> Self {
+        Model {
+            records: Vec::new(),
+            // Numbers of their own for each seed, far apart.
+            next_id: mix(seed),
+            durable: 0,
+            floor: 0,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// A new payload; it is no record yet.
+    pub fn draw(&mut self, len: usize) -> Payload {
+        self.next_id = self.next_id.wrapping_add(1);
+        Payload::Drawn { id: self.next_id, len }
+    }
+
+    /// Number of the last accepted record.
+    pub fn last(&self) -> u64 {
+        self.records.len() as u64
+    }
+
+    /// The log took these records under these numbers.
+    pub fn accept(&mut self, first: Lsn, last: Lsn, payloads: Vec<Payload>) {
+        assert_eq!(first.get(), self.last() + 1, "numbers are dense and in the order of appends");
+        assert_eq!(last.get(), self.last() + payloads.len() as u64, "a number for each record");
+        let (first, last) = (first.get(), last.get());
+        self.records.extend(payloads.into_iter().map(|payload| Accepted { payload, first, last }));
+    }
+
+    /// Recovery found the records up to `last`: compares with what the log owes.
+    pub fn check_end(&self, last: u64) {
+        let floor = self.floor;
+        assert!(last >= floor, "LOST: {floor} records must be there, and {last} are");
+        assert!(
+            last <= self.last(),
+            "INVENTED: {} records were accepted, {last} are there",
+            self.last()
+        );
+        if let Some(record) = self.records.get((last as usize).wrapping_sub(1)) {
+            let span = (record.first, record.last);
+            assert_eq!(record.last, last, "SPLIT: the batch {span:?} is there only up to {last}");
+        }
+    }
+
+    /// What was accepted behind `last` is gone.
+    pub fn cut(&mut self, last: u64) {
+        self.records.truncate(last as usize);
+        self.durable = last;
+        self.floor = last;
+    }
+
+    /// The record that a reader returned is the one that was accepted.
+    pub fn check_record(&mut self, lsn: u64, bytes: &[u8]) {
+        let record = &self.records[lsn as usize - 1];
+        assert_eq!(bytes.len(), record.payload.len(), "WRONG length of record {lsn}");
+        record.payload.write(&mut self.scratch);
+        assert!(bytes == self.scratch, "WRONG bytes of record {lsn}");
+    }
+
+    /// Reads what there is up to `durable`. Every record is right; returns the number of the last.
+    pub fn read(&mut self, reader: &mut Reader, durable: u64) -> Result<u64, ReadError> {
+        loop {
+            let position = Reader::position(reader).get();
+            let Some(record) = reader.next_record()? else { return Ok(position - 1) };
+            let lsn = record.lsn().get();
+            assert!(lsn <= durable, "UNDURABLE: record {lsn} was read, and {durable} are durable");
+            assert_eq!(lsn, position, "a reader goes on where it was");
+            let bytes = record.payload().to_vec();
+            self.check_record(lsn, &bytes);
+        }
+    }
+}

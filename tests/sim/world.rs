@@ -1,0 +1,225 @@
+//! A machine, its log, and what the log owes: the lives of one seed, and what is checked between
+//! them.
+
+use uringlog::sim::{self, SimDisk, SimOptions, Stepper};
+use uringlog::{Durability, Log, Lsn, Method, OpenError, Options, ReadError};
+
+use crate::count;
+use crate::life::{self, End, Plan};
+use crate::model::Model;
+use crate::rng::Rng;
+
+/// Everything that a seed makes.
+pub struct World {
+    pub disk: SimDisk,
+    pub model: Model,
+    pub now_ns: u64,
+    /// The records that the next recovery must find, no more and no fewer, where that is known.
+    pub exact: Option<u64>,
+    /// What stands there was vouched for: the next recovery must find it clean.
+    pub clean: bool,
+    /// A read is to fail.
+    pub read_fault: bool,
+    /// Whether to print what happens.
+    shown: bool,
+    rng: Rng,
+}
+
+/// How the log is opened for one life.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub options: Options,
+    pub durability: Durability,
+    pub rings: usize,
+    pub depth: usize,
+    pub segment_bytes: u64,
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let shown = std::env::var_os("SIM_TRACE").is_some();
+        let mut world = World::with(seed, shown);
+        world.shown = shown;
+        world
+    }
+
+    /// A world whose disk keeps a trace.
+    pub fn traced(seed: u64) -> Self {
+        World::with(seed, true)
+    }
+
+    fn with(seed: u64, trace: bool) -> Self {
+        let mut rng = Rng::new(seed).fork(1);
+        let options = SimOptions {
+            block_bytes: rng.pick(&[512, 4096, 4096]),
+            depth: 1,
+            flush_all: rng.one_in(3),
+            trace,
+        };
+        World {
+            disk: SimDisk::new(rng.next(), options),
+            model: Model::new(seed),
+            now_ns: 1_700_000_000_000_000_000,
+            exact: None,
+            clean: false,
+            read_fault: false,
+            shown: false,
+            rng,
+        }
+    }
+
+    pub fn setup(rng: &mut Rng) -> Setup {
+        let durability = match rng.one_in(3) {
+            true => Durability::Written,
+            false => Durability::Durable,
+        };
+        let rings = rng.pick(&[1, 1, 1, 2, 3]);
+        let depth = rng.pick(&[1, 1, 2, 3, 4]);
+        let segment_bytes = rng.pick(&[1, 1, 1, 2, 4]) * (64 << 10);
+        let mut options = Options::new()
+            .durability(durability)
+            .segment_bytes(segment_bytes)
+            .segments_ready(rng.pick(&[1, 1, 2]))
+            .rings(rings)
+            .ring_bytes(rng.pick(&[4 << 10, 4 << 10, 8 << 10, 16 << 10]))
+            .rings_retired_max(rng.pick(&[0, 1, 2]))
+            .batch_bytes_max(64 << 10)
+            .large_bytes_max(rng.pick(&[64 << 10, 256 << 10]))
+            .method(Method::RingDsync)
+            .depth(depth);
+        if rng.one_in(4) {
+            options = options.linger_max(std::time::Duration::ZERO);
+        }
+        if rng.one_in(4) {
+            options = options.window_records(16);
+        }
+        Setup { options, durability, rings, depth, segment_bytes }
+    }
+
+    /// Opens the log and compares what is there with what must be. None: the machine crashed
+    /// meanwhile.
+    pub fn open(&mut self, setup: &Setup) -> Option<(Log, Stepper)> {
+        match self.try_open(setup) {
+            Ok(opened) => Some(opened),
+            Err(_) if self.disk.crashed() => {
+                self.model.floor = self.model.durable;
+                count::add(&count::CRASHES_IN_RECOVERY);
+                None
+            }
+            Err(error) => panic!("the log must open: {error}"),
+        }
+    }
+
+    /// The same, where opening may fail without a crash.
+    pub fn try_open(&mut self, setup: &Setup) -> Result<(Log, Stepper), OpenError> {
+        let seed = self.rng.next();
+        let (log, stepper) = sim::open(&self.disk, setup.options.clone(), seed, self.now_ns)?;
+        count::add(&count::RECOVERIES);
+        let report = log.recovery().clone();
+        let last = report.last_lsn.get();
+        let watermarks = [log.last_lsn(), log.durable_lsn(), log.acknowledged_lsn()];
+        if !report.created || last > 0 {
+            assert_eq!(watermarks, [report.last_lsn; 3], "what is found is durable");
+            assert_eq!(report.first_lsn, Lsn::FIRST);
+        }
+        self.model.check_end(last);
+        if let Some(exact) = self.exact.take() {
+            assert_eq!(last, exact, "a crash in recovery changes what is found");
+        }
+        if core::mem::take(&mut self.clean) {
+            assert!(report.clean, "a log that rested is found clean: {report}");
+            assert_eq!(last, self.model.last(), "nothing is missing in a log that rested");
+            assert_eq!(report.vouched_lsn.get(), last, "a log that rested vouches for everything");
+            assert_eq!((report.rewritten_records, &report.torn), (0, &None));
+        }
+        self.model.cut(last);
+        self.read_all(&log);
+        Ok((log, stepper))
+    }
+
+    /// Reads the whole log and compares every byte.
+    pub fn read_all(&mut self, log: &Log) {
+        let durable = log.durable_lsn().get();
+        let outcome = log.reader(Lsn::FIRST).and_then(|mut r| self.model.read(&mut r, durable));
+        match outcome {
+            // It strikes once.
+            Err(ReadError::Io(_)) if core::mem::take(&mut self.read_fault) => self.read_all(log),
+            Ok(last) => assert_eq!(last, durable, "everything durable is readable"),
+            Err(_) if self.disk.crashed() => {}
+            Err(error) => panic!("a durable record is not readable: {error}"),
+        }
+    }
+
+    /// One life: from opening to its end, after which the machine stands still.
+    pub fn live(&mut self, plan: &Plan) {
+        count::add(&count::LIVES);
+        if self.shown {
+            eprintln!("at step {}: {plan:?}", self.disk.steps());
+        }
+        let outcome = life::live(self, plan);
+        self.model.floor = self.model.durable;
+        if self.disk.crashed() {
+            count::add(&count::CRASHES);
+        } else if outcome.may_be_killed && plan.end == End::Kill {
+            self.model.floor = outcome.acknowledged;
+            self.disk.kill();
+            count::add(&count::KILLS);
+        } else {
+            self.disk.crash();
+            count::add(&count::CRASHES);
+        }
+        self.clean = outcome.rested;
+        self.disk.set_space(None);
+        self.read_fault = false;
+    }
+
+    /// Sees what recovery finds now, on a copy of the stopped machine: crashed, not killed.
+    pub fn look(&mut self, setup: &Setup) -> Looked {
+        let copy = self.disk.fork(self.rng.next());
+        let before = copy.steps();
+        let opened = sim::open(&copy, setup.options.clone(), self.rng.next(), self.now_ns);
+        let (log, stepper) = opened.unwrap_or_else(|error| panic!("the log must open: {error}"));
+        let report = log.recovery().clone();
+        let steps = copy.steps() - before;
+        let last = report.last_lsn.get();
+        self.model.check_end(last);
+        drop((log, stepper));
+        Looked { last, vouched: report.vouched_lsn.get(), steps }
+    }
+
+    /// Crashes recovery at its step `at`, on a copy of the stopped machine, and recovers that.
+    pub fn crash_recovery(&mut self, setup: &Setup, at: u64, last: u64) {
+        let copy = self.disk.fork(self.rng.next());
+        copy.crash_after(at);
+        let opened = sim::open(&copy, setup.options.clone(), self.rng.next(), self.now_ns);
+        if opened.is_err() {
+            assert!(copy.crashed(), "the log must open: {}", opened.err().unwrap());
+            count::add(&count::CRASHES_IN_RECOVERY);
+        }
+        drop(opened);
+        copy.restart();
+        let opened = sim::open(&copy, setup.options.clone(), self.rng.next(), self.now_ns);
+        let (log, _stepper) = opened.unwrap_or_else(|error| panic!("the log must open: {error}"));
+        assert_eq!(log.last_lsn().get(), last, "a crash in recovery (step {at}) changes the log");
+        let mut reader = log.reader(Lsn::FIRST).expect("a reader");
+        let read = self.model.read(&mut reader, last);
+        assert_eq!(read.expect("readable"), last, "everything durable is readable");
+    }
+}
+
+/// What recovery found.
+#[derive(Clone, Copy)]
+pub struct Looked {
+    pub last: u64,
+    pub vouched: u64,
+    /// Crash points that it passed.
+    pub steps: u64,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if self.shown {
+            self.disk.trace().iter().for_each(|line| eprintln!("{line}"));
+        }
+    }
+}
