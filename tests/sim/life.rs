@@ -1,16 +1,16 @@
 //! One life of a log: opened, used in every way at random, ended.
 
+mod appends;
+mod end;
+
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use uringlog::sim::{Stepper, Turn};
-use uringlog::{
-    AppendError, Durability, Log, Lsn, OwnedTicket, Reader, Reservation, Ticket, WaitError,
-};
+use uringlog::{Durability, Log, Lsn, OwnedTicket, Reader, Reservation, WaitError};
 
 use crate::cores;
-use crate::count;
 use crate::model::Payload;
 use crate::rng::Rng;
 use crate::world::{Setup, World};
@@ -76,8 +76,6 @@ pub struct Outcome {
     pub rested: bool,
     /// Nothing happened that only a restart of the machine repairs.
     pub may_be_killed: bool,
-    /// The fault struck.
-    pub poisoned: bool,
 }
 
 /// Lives. The machine may be running afterwards.
@@ -225,124 +223,6 @@ impl<'a> Life<'a> {
         }
     }
 
-    // ---- appends ----
-
-    /// Returns whether the record was taken.
-    fn append(&mut self, len: usize) -> bool {
-        let payload = self.world.model.draw(len);
-        let outcome = self.log.try_append(&payload.bytes());
-        self.took(outcome, vec![payload])
-    }
-
-    /// A record that looks like a part of the log.
-    fn append_copied(&mut self) {
-        let files = self.world.disk.files();
-        let name = files[self.rng.below(files.len() as u64) as usize].clone();
-        let Some(bytes) = self.world.disk.read_raw(&name) else { return };
-        let most = bytes.len().min(self.log.record_bytes_max());
-        let len = self.rng.below(most as u64 / 512 + 1) as usize * 512;
-        let start = self.rng.below((bytes.len() - len) as u64 / 512 + 1) as usize * 512;
-        let payload = Payload::Copied(bytes[start..start + len].into());
-        let outcome = self.log.try_append(&payload.bytes());
-        self.took(outcome, vec![payload]);
-    }
-
-    fn append_batch(&mut self, count: u64, len_max: u64) {
-        self.rng.next();
-        let payloads: Vec<Payload> = (0..count)
-            .map(|_| {
-                let len = self.rng.below(len_max) as usize;
-                self.world.model.draw(len)
-            })
-            .collect();
-        let bytes: Vec<Vec<u8>> = payloads.iter().map(Payload::bytes).collect();
-        let outcome = self.log.try_append_batch(&bytes);
-        self.took(outcome, payloads);
-    }
-
-    fn took(&mut self, outcome: Result<Ticket<'a>, AppendError>, payloads: Vec<Payload>) -> bool {
-        match outcome {
-            Ok(ticket) => {
-                count::add_many(&count::RECORDS, payloads.len() as u64);
-                let lsns = ticket.lsns();
-                self.world.model.accept(*lsns.start(), *lsns.end(), payloads);
-                assert_eq!(self.log.last_lsn(), *lsns.end());
-                if self.tickets.len() < 40 {
-                    self.tickets.push(ticket.into_owned());
-                }
-                true
-            }
-            Err(error) => {
-                self.refused(&error, payloads.iter().map(Payload::len).sum());
-                false
-            }
-        }
-    }
-
-    /// Every refusal has its reason.
-    fn refused(&mut self, error: &AppendError, bytes: usize) {
-        let max = self.log.record_bytes_max();
-        match error {
-            AppendError::Full => count::add(&count::FULL),
-            AppendError::NoSpace => {
-                assert!(self.may_lack_space(), "there is space");
-                count::add(&count::NO_SPACE);
-            }
-            AppendError::TooLarge { .. } => assert!(bytes + 8 * 12 > max, "{bytes} of {max}"),
-            AppendError::Poisoned(_) => self.see_poison(),
-            error => panic!("refused without a reason: {error}"),
-        }
-    }
-
-    fn may_lack_space(&self) -> bool {
-        self.plan.space.is_some() || self.plan.fault.is_some()
-    }
-
-    // ---- reservations ----
-
-    fn reserve(&mut self) {
-        if self.held.len() >= 3 {
-            return;
-        }
-        let most = if self.rng.one_in(6) { 9000 } else { 400 };
-        let payload = self.world.model.draw(self.rng.below(most) as usize);
-        match self.log.try_reserve(payload.len()) {
-            Ok(mut reservation) => {
-                reservation.copy_from_slice(&payload.bytes());
-                self.held.push((reservation, payload));
-            }
-            Err(error) => self.refused(&error, payload.len()),
-        }
-    }
-
-    fn publish(&mut self) {
-        if self.held.is_empty() {
-            return;
-        }
-        let (reservation, payload) =
-            self.held.swap_remove(self.rng.clone().below(self.held.len() as u64) as usize);
-        if payload.len() > 2000 {
-            // It needs a slot of its own, for which publishing would wait.
-            if !self.held.is_empty() || self.leaked > 0 {
-                return;
-            }
-            self.settle();
-        }
-        // Publishing waits while the gate is shut: see first whether it is open.
-        if self.is_over() || !self.append(0) {
-            return;
-        }
-        let outcome = reservation.publish();
-        self.took(outcome, vec![payload]);
-    }
-
-    fn give_up(&mut self) {
-        if !self.held.is_empty() {
-            let index = self.rng.below(self.held.len() as u64) as usize;
-            drop(self.held.swap_remove(index));
-        }
-    }
-
     // ---- the writer and the preparer ----
 
     fn turn(&mut self) -> Turn {
@@ -468,152 +348,6 @@ impl<'a> Life<'a> {
                 assert!(may_fail, "a durable record is not readable: {error}");
                 self.follower = None;
             }
-        }
-    }
-
-    // ---- the end ----
-
-    /// After the first failure: nothing moves any more, nothing is tried again, and everyone learns
-    /// what became of his record.
-    fn see_poison(&mut self) {
-        if self.poisoned || self.world.disk.crashed() {
-            return;
-        }
-        let Some(poison) = self.log.poison() else { return };
-        assert!(self.plan.fault.is_some(), "nothing failed: {poison}");
-        self.poisoned = true;
-        count::add(&count::POISONED);
-        let (durable, acknowledged) = (self.log.durable_lsn(), self.log.acknowledged_lsn());
-        let last = self.log.last_lsn();
-        let under_way = self.plan.setup.depth as u64;
-        let before = self.world.disk.stats();
-        for _ in 0..12 {
-            assert_eq!(self.stepper.turn(), Turn::Ended);
-            assert!(!self.stepper.prepare(), "the preparer ends with the log");
-        }
-        let after = self.world.disk.stats();
-        assert!(after.writes - before.writes < under_way, "a write is tried again");
-        assert!(after.syncs - before.syncs < under_way, "a sync is tried again");
-        assert_eq!(after.dir_syncs, before.dir_syncs, "a sync is tried again");
-        assert_eq!((self.log.durable_lsn(), self.log.acknowledged_lsn()), (durable, acknowledged));
-        assert_eq!(self.log.last_lsn(), last, "a number is given out that nobody gets");
-        let soon = Duration::from_millis(1);
-        for refused in [
-            self.log.try_append(b"late").err(),
-            self.log.append_timeout(b"late", soon).err(),
-            self.log.try_append(&[1; 9000]).err(),
-            self.log.try_append_batch(&[b"late", b"late"]).err(),
-        ] {
-            assert!(matches!(refused, Some(AppendError::Poisoned(_))), "late: {refused:?}");
-        }
-        for lsn in 0..=last.get() + 1 {
-            let lsn = Lsn::new(lsn);
-            match self.log.wait_durable_timeout(lsn, soon) {
-                Ok(()) => assert!(lsn <= durable),
-                Err(WaitError::Poisoned(_)) => assert!(lsn > durable),
-                Err(error) => panic!("{error}"),
-            }
-        }
-        self.poll_tickets();
-        self.held.clear();
-        self.follow();
-    }
-
-    fn finish(mut self) -> Outcome {
-        let mut rested = false;
-        if !self.is_over() && matches!(self.plan.end, End::Rest | End::Close) {
-            self.world.disk.set_space(None);
-            self.held.clear();
-            if self.plan.end == End::Close {
-                self.close();
-            } else {
-                self.rest();
-            }
-            rested = !self.poisoned && !self.world.disk.crashed();
-        }
-        if !self.world.disk.crashed() && !self.poisoned {
-            self.poll_tickets();
-        }
-        // What was durable when the power went stays durable.
-        let durable = self.log.durable_lsn().get();
-        assert!(durable >= self.world.model.durable && durable <= self.world.model.last());
-        self.world.model.durable = durable;
-        Outcome {
-            acknowledged: self.log.acknowledged_lsn().get(),
-            rested,
-            // A directory whose sync failed may never be what it seems.
-            may_be_killed: self.plan.fault.is_none_or(|fault| fault.kind != FaultKind::Sync)
-                || self.failed_in_writer(),
-            poisoned: self.poisoned,
-        }
-    }
-
-    fn failed_in_writer(&self) -> bool {
-        let error = self.log.poison().and_then(|poison| poison.io_error());
-        error.is_some_and(|error| !error.action.starts_with("prepare"))
-    }
-
-    fn rest(&mut self) {
-        self.settle_whole();
-        // Once for the sync, once for what vouches, once for the sync of that.
-        for _ in 0..3 {
-            self.advance(Duration::from_millis(7));
-            self.settle();
-        }
-        if !self.is_over() {
-            assert_eq!(self.log.durable_lsn(), self.log.last_lsn(), "an idle log syncs");
-        }
-    }
-
-    /// Settles, where the space had been short before.
-    fn settle_whole(&mut self) {
-        self.settle();
-        for _ in 0..20 {
-            if self.is_over() || self.log.acknowledged_lsn() == self.log.last_lsn() {
-                break;
-            }
-            self.settle();
-        }
-        if !self.is_over() {
-            assert_eq!(
-                self.log.acknowledged_lsn(),
-                self.log.last_lsn(),
-                "nothing accepted is lost"
-            );
-            // The rings may be full of what was refused: it is given back when somebody asks.
-            let mut appended = self.append(10);
-            self.settle();
-            appended = appended || self.is_over() || self.append(10);
-            assert!(appended || self.leaked > 0, "appending goes on");
-            self.settle();
-        }
-    }
-
-    fn close(&mut self) {
-        // Without threads this only asks.
-        let closed = self.log.clone().close();
-        assert!(closed.is_ok());
-        for _ in 0..20_000 {
-            match self.turn() {
-                Turn::Ended => break,
-                Turn::Idle => {
-                    self.prepare();
-                }
-                Turn::Busy => {}
-            }
-            if self.is_over() {
-                break;
-            }
-        }
-        assert!(self.is_over(), "closing ends");
-        if !self.world.disk.crashed() && !self.poisoned {
-            count::add(&count::CLOSES);
-            assert_eq!(self.log.durable_lsn(), self.log.last_lsn(), "closing syncs everything");
-            let late = self.log.try_append(b"late").err();
-            assert!(matches!(late, Some(AppendError::Closed)), "late: {late:?}");
-            let beyond = Lsn::new(self.log.last_lsn().get() + 1);
-            let waited = self.log.wait_durable_timeout(beyond, Duration::from_millis(1));
-            assert!(matches!(waited, Err(WaitError::Closed)), "late: {waited:?}");
         }
     }
 }

@@ -32,7 +32,6 @@ pub struct Setup {
     pub durability: Durability,
     pub rings: usize,
     pub depth: usize,
-    pub segment_bytes: u64,
 }
 
 impl World {
@@ -93,7 +92,7 @@ impl World {
         if rng.one_in(4) {
             options = options.window_records(16);
         }
-        Setup { options, durability, rings, depth, segment_bytes }
+        Setup { options, durability, rings, depth }
     }
 
     /// Opens the log and compares what is there with what must be. None: the machine crashed

@@ -212,7 +212,7 @@ impl Bench<'_> {
 
 /// Time for the measurements of the default set. The turns in hand are finished and what could not
 /// be foreseen (opening on a slow disk, the last preparation) comes on top, so it is well below 15.
-const SUITE: Duration = Duration::from_millis(10_000);
+const SUITE: Duration = Duration::from_millis(9000);
 
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();

@@ -118,7 +118,7 @@ pub fn asynchronous(result: &Async) -> String {
     let mb = result.workload.record_bytes as f64 / 1e6;
     let rate = result.appends_per_s();
     let mut text = format!(
-        "\nOne producer that does not wait, {} B; {} bursts of {} records with one sync at the end, \
+        "\nOne producer that does not wait, {} B; bursts ({}) of {} records, one sync at the end of each, \
          inside prepared space\n\n",
         result.workload.record_bytes,
         result.bursts.len(),
@@ -198,7 +198,7 @@ impl Table {
         for result in results {
             match self.columns {
                 1 => self.text += &value(result),
-                _ => self.text += &format!("{:>22}", value(result)),
+                _ => self.text += &format!("  {:>22}", value(result)),
             }
         }
         self.text += "\n";
