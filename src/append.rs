@@ -1,7 +1,7 @@
 //! Accepting a record: claim, fill, number, publish, and wake the writer if it sleeps.
 //!
-//! The straight way through is [`append_filled`]: nothing in it allocates, locks, or calls the
-//! system, other than to wake a sleeping writer.
+//! [`append`] is the way of most records. Those that are filled in place, batches, and what is too
+//! large for a ring go through [`Space`], which gives its room up when it is dropped.
 
 use std::io::IoSlice;
 use std::ops::{Deref, DerefMut};
@@ -33,9 +33,53 @@ impl Patience {
     }
 }
 
-/// Appends one record of `len` bytes, which `fill` writes in place.
+/// Appends one record. The straight way through: nothing in it allocates, locks, or calls the system,
+/// other than to wake a sleeping writer.
 #[inline]
-pub(crate) fn append_filled<'a>(
+pub(crate) fn append<'a>(
+    shared: &'a Arc<Shared>,
+    record: &[u8],
+    patience: Patience,
+) -> Result<Ticket<'a>, AppendError> {
+    if record.len() > shared.limits.inline_bytes_max || shared.fork.forked() {
+        return append_large(shared, record, patience);
+    }
+    let units = Ring::units_for(record.len());
+    let (ring, mut claim) = match shared.rings.claim(units) {
+        Some(found) => found,
+        None => wait_for_room(shared, patience, || None, || shared.rings.claim(units))?,
+    };
+    ring.bytes_mut(&mut claim)[..record.len()].copy_from_slice(record);
+    let meta = Meta(record.len() as u32, frame::crc32c(record));
+    // The number comes last, two stores before it is published: a producer that is preempted while
+    // it fills its slot holds up nobody.
+    let lsn = match shared.numbers.take(1) {
+        Ok(lsn) => lsn,
+        Err(shut) => match take_at_shut_gate(shared, 1, shut, patience) {
+            Ok(lsn) => lsn,
+            Err(error) => {
+                abort(shared, ring, claim);
+                return Err(error);
+            }
+        },
+    };
+    ring.publish(claim, SlotState::Record, lsn, meta);
+    ring_bell(shared);
+    Ok(Ticket::new(shared, lsn, lsn))
+}
+
+/// A record that no ring takes, or one that this process may not append.
+#[cold]
+fn append_large<'a>(
+    shared: &'a Arc<Shared>,
+    record: &[u8],
+    patience: Patience,
+) -> Result<Ticket<'a>, AppendError> {
+    append_filled(shared, record.len(), patience, |out| out.copy_from_slice(record))
+}
+
+/// Appends one record of `len` bytes, which `fill` writes in place.
+fn append_filled<'a>(
     shared: &'a Arc<Shared>,
     len: usize,
     patience: Patience,
@@ -224,9 +268,7 @@ impl<'a> RingSpace<'a> {
         if let Some(claim) = self.claim.take() {
             self.ring.publish(claim, state, first, meta);
         }
-        if shared.bell.ring() {
-            shared.counters.writer_wakes.add(1);
-        }
+        ring_bell(shared);
         Ok(Ticket::new(shared, first, first + count - 1))
     }
 }
@@ -234,12 +276,26 @@ impl<'a> RingSpace<'a> {
 impl Drop for RingSpace<'_> {
     fn drop(&mut self) {
         if let Some(claim) = self.claim.take() {
-            self.ring.abort(claim);
-            // The space comes back only when the writer passes it.
-            if self.shared.rings.is_waited_for() {
-                self.shared.bell.ring();
-            }
+            abort(self.shared, self.ring, claim);
         }
+    }
+}
+
+/// Gives a claim up.
+#[cold]
+fn abort(shared: &Shared, ring: &Ring, claim: Claim) {
+    ring.abort(claim);
+    // The space comes back only when the writer passes it.
+    if shared.rings.is_waited_for() {
+        shared.bell.ring();
+    }
+}
+
+/// Wakes the writer if it sleeps.
+#[inline]
+fn ring_bell(shared: &Shared) {
+    if shared.bell.ring() {
+        shared.counters.writer_wakes.add(1);
     }
 }
 
@@ -383,9 +439,7 @@ impl<'a> LargeSpace<'a> {
         if let Some(claim) = slot.claim.take() {
             slot.ring.publish(claim, SlotState::Large, first, Meta(0, 0));
         }
-        if self.shared.bell.ring() {
-            self.shared.counters.writer_wakes.add(1);
-        }
+        ring_bell(self.shared);
         Ok(Ticket::new(self.shared, first, first + count - 1))
     }
 }

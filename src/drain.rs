@@ -17,6 +17,9 @@ use crate::frame::{TABLE_ENTRY_BYTES, table_offset};
 use crate::ring::{Meta, SlotState, UNIT_BYTES};
 use crate::rings::RingSet;
 
+/// Payload bytes copied into a batch before their ring space is given back.
+const GIVE_BACK_BYTES: usize = 128 << 10;
+
 /// What stopped [`Drain::fill`].
 pub(crate) enum Filled {
     /// Nothing further is published without a gap.
@@ -109,8 +112,14 @@ impl Drain {
     /// Moves the contiguous run of records into `batch` until it is full, and gives their space
     /// back.
     pub(crate) fn fill(&mut self, rings: &RingSet, batch: &mut BatchBuilder) -> Filled {
+        let mut copied = 0;
         let mut touched = false;
         let outcome = loop {
+            if copied > GIVE_BACK_BYTES {
+                // Producers that wait for space go on while the rest is copied.
+                self.give_back(rings);
+                copied = 0;
+            }
             let Some(place) = self.window.get(self.next_lsn) else { break Filled::All };
             let (Some(ring), Some(cursor)) =
                 (rings.ring(place.ring), self.cursors.get_mut(place.ring))
@@ -129,6 +138,7 @@ impl Drain {
                     // `len` bytes of it, and it is given back only below.
                     let payload = unsafe { ring.bytes(place.position, len) };
                     batch.push(self.next_lsn, payload, crc);
+                    copied += len;
                     (1, None)
                 }
                 SlotState::Batch => {
@@ -141,6 +151,7 @@ impl Drain {
                     // SAFETY: as above.
                     let slot = unsafe { ring.bytes(place.position, len) };
                     batch.push_many(self.next_lsn, &slot[..payload_bytes], &slot[table_at..]);
+                    copied += payload_bytes;
                     (count as u64, None)
                 }
                 _ => {

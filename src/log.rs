@@ -67,7 +67,7 @@ impl Log {
     /// record has no number then and is not in the log.
     #[inline]
     pub fn append(&self, record: &[u8]) -> Result<Ticket<'_>, AppendError> {
-        self.append_patiently(record, Patience::Forever)
+        append::append(&self.handle.shared, record, Patience::Forever)
     }
 
     /// As [`append`](Self::append), but never waits.
@@ -76,7 +76,7 @@ impl Log {
     /// As there, and [`AppendError::Full`] when there is no room now.
     #[inline]
     pub fn try_append(&self, record: &[u8]) -> Result<Ticket<'_>, AppendError> {
-        self.append_patiently(record, Patience::None)
+        append::append(&self.handle.shared, record, Patience::None)
     }
 
     /// As [`append`](Self::append), but waits for room no longer than `timeout`.
@@ -88,7 +88,7 @@ impl Log {
         record: &[u8],
         timeout: Duration,
     ) -> Result<Ticket<'_>, AppendError> {
-        self.append_patiently(record, Patience::for_time(timeout))
+        append::append(&self.handle.shared, record, Patience::for_time(timeout))
     }
 
     /// Appends the parts, end to end, as one record. Otherwise as [`append`](Self::append).
@@ -137,17 +137,6 @@ impl Log {
     pub fn try_reserve(&self, len: usize) -> Result<Reservation<'_>, AppendError> {
         let space = append::reserve_space(&self.handle.shared, len, Patience::None)?;
         Ok(Reservation::new(space))
-    }
-
-    #[inline]
-    fn append_patiently(
-        &self,
-        record: &[u8],
-        patience: Patience,
-    ) -> Result<Ticket<'_>, AppendError> {
-        append::append_filled(&self.handle.shared, record.len(), patience, |out| {
-            out.copy_from_slice(record);
-        })
     }
 
     /// Blocks until everything accepted before this call is durable (synced, in every log), and

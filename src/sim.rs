@@ -77,8 +77,8 @@ impl Stepper {
     /// one, which finishes something at once.
     pub fn turn(&mut self) -> Turn {
         match self.writer.turn() {
-            Next::Disk => {
-                self.writer.await_disk();
+            Next::Disk(time) => {
+                self.writer.await_disk(time);
                 Turn::Busy
             }
             Next::Linger => Turn::Busy,

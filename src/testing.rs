@@ -18,6 +18,8 @@ use crate::{OpenError, frame::SegmentHeader};
 pub(crate) struct MemStore {
     facts: DeviceFacts,
     files: Mutex<BTreeMap<String, Arc<MemFile>>>,
+    /// What was done to names, in order.
+    names_done: Mutex<Vec<String>>,
     /// Changes left until every further one fails.
     budget: Arc<AtomicI64>,
 }
@@ -45,6 +47,7 @@ impl MemStore {
                 kernel: String::new(),
             },
             files: Mutex::default(),
+            names_done: Mutex::default(),
             budget: Arc::new(AtomicI64::new(i64::MAX)),
         })
     }
@@ -82,6 +85,11 @@ impl MemStore {
 
     pub(crate) fn total_bytes(&self) -> usize {
         lock(&self.files).values().map(|file| lock(&file.bytes).len()).sum()
+    }
+
+    /// What was done to names since the last call: "remove NAME", "rename NAME", "sync".
+    pub(crate) fn take_names_done(&self) -> Vec<String> {
+        core::mem::take(&mut lock(&self.names_done))
     }
 
     /// Changes bytes behind everyone's back.
@@ -145,16 +153,20 @@ impl Store for MemStore {
         self.change()?;
         let file = lock(&self.files).remove(from).ok_or(io::ErrorKind::NotFound)?;
         lock(&self.files).insert(to.to_owned(), file);
+        lock(&self.names_done).push(format!("rename {to}"));
         Ok(())
     }
     fn remove(&self, name: &str) -> io::Result<()> {
         self.file(name)?;
         self.change()?;
         lock(&self.files).remove(name);
+        lock(&self.names_done).push(format!("remove {name}"));
         Ok(())
     }
     fn sync_dir(&self) -> io::Result<()> {
-        self.change()
+        self.change()?;
+        lock(&self.names_done).push("sync".to_owned());
+        Ok(())
     }
 }
 

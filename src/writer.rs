@@ -31,11 +31,17 @@ use crate::space::{Need, Space};
 use crate::timing::RawTiming;
 use crate::waiters::{Node, Waiters};
 
+/// Payload bytes of a batch from which on the producers are taken for a stream: it is drained every
+/// so often while the disk works, so that the next batch is full when the disk is free.
+const STREAM_BYTES: usize = 64 << 10;
+const STREAM_PAUSE: Duration = Duration::from_micros(50);
+
 /// What the writer needs before its next turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Next {
-    /// The disk finishes something.
-    Disk,
+    /// The disk finishes something; with a time, others go on for so long at most, because a
+    /// stream of records is coming in that is to be drained meanwhile.
+    Disk(Option<Duration>),
     /// Others run for a moment: a batch is growing.
     Linger,
     /// Something is published or asked for, or the time is over.
@@ -60,6 +66,8 @@ pub(crate) struct Writer {
     flight: VecDeque<Flight>,
     done: Vec<Done>,
     next_token: u64,
+    /// Payload bytes of the last batch submitted.
+    submitted_bytes: usize,
     waiters: Waiters,
     to_wake: Vec<Arc<Node>>,
     tuning: Tuning,
@@ -145,6 +153,7 @@ impl Writer {
             flight: VecDeque::new(),
             done: Vec::new(),
             next_token: 0,
+            submitted_bytes: 0,
             waiters: Waiters::default(),
             to_wake: Vec::new(),
             tuning: Tuning {
@@ -184,7 +193,7 @@ impl Writer {
     fn run_to_the_end(&mut self) {
         loop {
             match self.turn() {
-                Next::Disk => self.await_disk(),
+                Next::Disk(time) => self.await_disk(time),
                 Next::Linger => std::thread::yield_now(),
                 Next::Sleep(timeout) => self.sleep(timeout),
                 Next::End => return,
@@ -192,9 +201,12 @@ impl Writer {
         }
     }
 
-    /// Blocks until the disk finishes something.
-    pub(crate) fn await_disk(&mut self) {
-        self.disk.reap(true, &mut self.done);
+    /// Blocks until the disk finishes something, or for a time.
+    pub(crate) fn await_disk(&mut self, time: Option<Duration>) {
+        match time {
+            None => self.disk.reap(true, &mut self.done),
+            Some(time) => self.disk.reap_within(time, &mut self.done),
+        }
     }
 
     /// Everything that can be done now.
@@ -202,6 +214,10 @@ impl Writer {
         self.reap();
         if self.ended {
             return Next::End;
+        }
+        if self.batch_full {
+            // It was filled while the disk was busy: nothing that can be found now belongs into it.
+            self.submit_all();
         }
         self.answer();
         if self.ended {
@@ -225,7 +241,10 @@ impl Writer {
             return Next::End;
         }
         if !self.flight.is_empty() {
-            return Next::Disk;
+            // What came in while the batch was sealed and submitted.
+            self.gather();
+            let streaming = self.batch.payload_bytes().max(self.submitted_bytes) >= STREAM_BYTES;
+            return Next::Disk((streaming && !self.batch_full).then_some(STREAM_PAUSE));
         }
         self.rest()
     }
@@ -516,6 +535,7 @@ impl Writer {
         let count = u64::from(sealed.count);
         let last = seal.first_lsn + count - 1;
         self.count_batch(&sealed);
+        self.submitted_bytes = sealed.payload_bytes;
         let durable = self.tuning.durability == Durability::Durable;
         if !durable {
             self.unsynced = Some(file.clone());
@@ -588,14 +608,14 @@ impl Writer {
         let is_idle = idle_ns >= self.tuning.vouch_after_ns;
         if self.unsynced.is_some() && (leaving || is_idle) {
             self.submit_sync();
-            return Next::Disk;
+            return Next::Disk(None);
         }
         let synced = self.shared.commit.watermark(Level::Synced);
         let unvouched = self.vouched < synced;
         if unvouched && (leaving || is_idle) {
             self.submit_vouch();
             if !self.flight.is_empty() {
-                return Next::Disk;
+                return Next::Disk(None);
             }
         } else if leaving {
             self.end(None);

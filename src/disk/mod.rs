@@ -126,6 +126,12 @@ pub(crate) trait Disk {
     /// Moves the results of finished operations into `done`, in any order. With `wait`, and when
     /// something is under way, it blocks until at least one is there.
     fn reap(&mut self, wait: bool, done: &mut Vec<Done>);
+    /// As [`reap`](Self::reap) with `wait`, but may come back with nothing after `time`, where the
+    /// disk works on its own meanwhile.
+    fn reap_within(&mut self, time: Duration, done: &mut Vec<Done>) {
+        let _works_only_in_reap = time;
+        self.reap(true, done);
+    }
     /// Makes these buffers known to the kernel, so that writes from them skip the pinning of their
     /// pages. Called once, before the first operation. Returns whether it was done: where it is
     /// refused, writes work all the same.

@@ -12,7 +12,7 @@ mod flight;
 use std::io;
 use std::time::Duration;
 
-use io_uring::IoUring;
+use io_uring::{IoUring, types};
 
 use self::files::FileTable;
 use self::flight::{Flight, Round, split_user_data};
@@ -162,8 +162,29 @@ impl Uring {
         // the contract stated where it was pushed.
         let entered =
             unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, want, flags, None) };
-        let Err(error) = entered else { return };
+        self.entered(entered);
+    }
+
+    /// The same, but waits for one completion no longer than `time`. Kernels before 5.11 wait until
+    /// it is there.
+    fn enter_within(&mut self, time: Duration) {
+        if self.broken.is_some() {
+            return;
+        }
+        if !self.ring.params().is_feature_ext_arg() {
+            return self.enter(1, GETEVENTS);
+        }
+        let time = types::Timespec::from(time);
+        let args = types::SubmitArgs::new().timespec(&time);
+        let entered = self.ring.submitter().submit_with_args(1, &args);
+        self.entered(entered);
+    }
+
+    fn entered(&mut self, result: io::Result<usize>) {
+        let Err(error) = result else { return };
         match error.raw_os_error() {
+            // The time is over.
+            Some(libc::ETIME) => {}
             // What was not submitted stays queued; whoever waits comes again.
             Some(libc::EINTR) => {}
             Some(libc::EAGAIN | libc::EBUSY) => std::thread::yield_now(),
@@ -246,6 +267,14 @@ impl Disk for Uring {
             self.collect();
         }
         done.append(&mut self.ready);
+    }
+
+    fn reap_within(&mut self, time: Duration, done: &mut Vec<Done>) {
+        self.reap(false, done);
+        if done.is_empty() && self.under_way() {
+            self.enter_within(time);
+            self.reap(false, done);
+        }
     }
 
     fn register_buffers(&mut self, bufs: &[AlignedBuf]) -> bool {

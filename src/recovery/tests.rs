@@ -234,6 +234,34 @@ fn a_crash_between_any_two_changes_of_recovery_is_recovered() {
     }
 }
 
+/// Names are made durable in the order in which they must not be missed. A store that loses any of
+/// the changes that were not synced is the simulated disk's matter; this is the order itself.
+#[test]
+fn names_change_in_an_order_that_no_crash_can_mistake() {
+    let store = MemStore::new(4096);
+    crashed(&store, 0, 5, 40_000);
+    store.alter(&segment_name(2), 8192, 4096, |_| 0);
+    store.take_names_done();
+    open(&store, SEGMENT_BYTES).expect("opens");
+    let name = |verb: &str, epoch| format!("{verb} {}", segment_name(epoch));
+    let sync = || "sync".to_owned();
+    let mut expected = vec![
+        // What a killed process renamed may not be durable yet.
+        sync(),
+        // The fresh segment, which holds record 1: only then the segments that it supersedes, each
+        // gone for good before the one below it, so that no gap can be seen below a segment.
+        name("rename", 1),
+        sync(),
+        // The ready ones are empty.
+        name("remove", 7),
+        name("remove", 6),
+    ];
+    for epoch in [5, 4, 3, 2] {
+        expected.extend([name("remove", epoch), sync()]);
+    }
+    assert_eq!(store.take_names_done(), expected);
+}
+
 #[test]
 fn a_lost_vouched_batch_under_several_writes_is_damage() {
     let store = MemStore::new(4096);
@@ -247,6 +275,42 @@ fn a_lost_vouched_batch_under_several_writes_is_damage() {
     };
     assert_eq!(damage.segment.file_name().and_then(|n| n.to_str()), Some(&*segment_name(5)));
     assert_eq!((damage.offset, damage.lost), (8192, Some((Lsn::new(5), Lsn::new(5)))));
+}
+
+#[test]
+fn damage_to_what_recovery_wrote_is_never_torn() {
+    let store = MemStore::new(4096);
+    crashed(&store, 3, 1, 100);
+    open(&store, SEGMENT_BYTES).expect("opens");
+    let name = segment_name(2);
+    let lost = Some((Lsn::new(4), Lsn::new(4)));
+    // The batch with record 4, then also the one that vouches for it: then nothing tells what was
+    // lost, but something was.
+    for (offset, lost) in [(8192, lost), (12288, None)] {
+        store.alter(&name, offset, 512, |byte| !byte);
+        let Err(OpenError::Damaged(damage)) = open(&store, SEGMENT_BYTES) else {
+            panic!("damage is not seen")
+        };
+        assert_eq!((damage.offset, damage.lost), (8192, lost));
+        assert!(damage.segment.ends_with(&name));
+    }
+}
+
+#[test]
+fn what_stands_behind_the_superseded_end_never_counts() {
+    let store = MemStore::new(4096);
+    crashed(&store, 3, 1, 100);
+    // A batch that recovery did not find, and that turns up later.
+    let late = MemStore::new(4096);
+    crashed(&late, 3, 2, 100);
+    let mut writer = TestWriter::open(&store, SEGMENT_BYTES);
+    writer.sync_then_batch(&[&payload(5, 200)]);
+    writer.close();
+    store.put(&segment_name(1), late.bytes(&segment_name(1)));
+    let found = records(&store, 5);
+    assert_eq!(found[4].1, payload(5, 200));
+    assert!(open(&store, SEGMENT_BYTES).expect("opens").report.clean);
+    assert_eq!(store.bytes(&segment_name(1)).len(), 5 * 4096);
 }
 
 #[test]
