@@ -390,7 +390,7 @@ fn describe(timed: &[Timed], chosen: Method) -> String {
     let how = if disturbed(timed) {
         "the fastest at its best moments, or as good within 50%, on a machine too busy to measure well"
     } else {
-        "the fastest, or as good within 7%"
+        "the fastest, or as good within 15%"
     };
     format!("{how}: a durable write takes {chosen_us:.0} µs (median; {} µs)", others.join(", "))
 }
@@ -467,8 +467,9 @@ const ROUNDS_DROPPED: usize = 4;
 /// Rounds made even on a device so slow that measuring takes longer than `MEASURE_MAX`.
 const ROUNDS_MIN: usize = ROUNDS_DROPPED + 5;
 const MEASURE_MAX: Duration = Duration::from_millis(150);
-/// Medians within 7% are equal: the order of preference decides.
-const EQUAL_WITHIN: f64 = 1.07;
+/// Medians within 15% are equal, and the order of preference decides: a ring leaves the writer free to
+/// fill the next batch while the disk works, which a single write at a time does not show.
+const EQUAL_WITHIN: f64 = 1.15;
 /// The same for fastest tenths on a disturbed machine.
 const EQUAL_WITHIN_DISTURBED: f64 = 1.5;
 /// A median this much above the fastest tenth is no property of the device.
