@@ -16,6 +16,7 @@ use crate::mem::AlignedBuf;
 use crate::numbers::Shut;
 use crate::ring::{Claim, Meta, Ring, SlotState};
 use crate::shared::{ASK_ROOM, Shared};
+use crate::sync::{Ordering, fence};
 use crate::ticket::Ticket;
 
 /// How long an append waits for room.
@@ -127,7 +128,9 @@ pub(crate) fn append_batch<'a, R: AsRef<[u8]>>(
     let slot_bytes = table_at + count * TABLE_ENTRY_BYTES;
     if slot_bytes <= limits.inline_bytes_max {
         let mut claim = claim(shared, slot_bytes, patience)?;
-        lay_out(records, claim.bytes_mut(), table_at);
+        if !lay_out(records, payload_bytes, claim.bytes_mut(), table_at) {
+            return Err(AppendError::RecordChanged);
+        }
         return claim.publish(
             SlotState::Batch,
             count as u64,
@@ -137,7 +140,10 @@ pub(crate) fn append_batch<'a, R: AsRef<[u8]>>(
     }
     let mut large = LargeSpace::take(shared, disk_bytes, patience)?;
     let table_at = frame::table_offset(payload_bytes);
-    lay_out(records, &mut large.buf_mut()[BATCH_HEADER_BYTES..], table_at - BATCH_HEADER_BYTES);
+    let out = &mut large.buf_mut()[BATCH_HEADER_BYTES..];
+    if !lay_out(records, payload_bytes, out, table_at - BATCH_HEADER_BYTES) {
+        return Err(AppendError::RecordChanged);
+    }
     let table = &large.buf()[table_at..table_at + count * TABLE_ENTRY_BYTES];
     let content = Content { count: count as u32, payload_bytes, table_crc: frame::crc32c(table) };
     large.publish(content, patience)
@@ -285,9 +291,11 @@ impl Drop for RingSpace<'_> {
 #[cold]
 fn abort(shared: &Shared, ring: &Ring, claim: Claim) {
     ring.abort(claim);
-    // The space comes back only when the writer passes it.
+    // Partner: the fence in `wait_for_space`. Orders the abort before the look at the count.
+    fence(Ordering::SeqCst);
+    // The space comes back only when the writer is asked to look for it.
     if shared.rings.is_waited_for() {
-        shared.bell.ring();
+        shared.ask(ASK_ROOM);
     }
 }
 

@@ -174,12 +174,21 @@ impl Content {
     }
 }
 
-/// Lays records out as a batch has them, payloads end to end, then the table, into `out`.
-pub(crate) fn lay_out<R: AsRef<[u8]>>(records: &[R], out: &mut [u8], table_at: usize) {
+/// Lays records out as a batch has them, payloads end to end, then the table, into `out`. False when
+/// a record's `as_ref` gives another length than when the sizes were added up.
+pub(crate) fn lay_out<R: AsRef<[u8]>>(
+    records: &[R],
+    payload_bytes: usize,
+    out: &mut [u8],
+    table_at: usize,
+) -> bool {
     let mut at = 0;
     let mut entry_at = table_at;
     for record in records {
         let payload = record.as_ref();
+        if payload.len() > payload_bytes - at {
+            return false;
+        }
         out[at..at + payload.len()].copy_from_slice(payload);
         let entry = TableEntry { len: payload.len() as u32, crc: frame::crc32c(payload) };
         out[entry_at..entry_at + TABLE_ENTRY_BYTES].copy_from_slice(&entry.to_bits().to_le_bytes());
@@ -187,4 +196,5 @@ pub(crate) fn lay_out<R: AsRef<[u8]>>(records: &[R], out: &mut [u8], table_at: u
         entry_at += TABLE_ENTRY_BYTES;
     }
     out[at..table_at].fill(0);
+    at == payload_bytes
 }

@@ -298,6 +298,8 @@ pub enum AppendError {
         /// The bytes that were asked for.
         bytes: usize,
     },
+    /// A record of a batch gave other bytes when its `as_ref` was called a second time.
+    RecordChanged,
     /// A batch without records, which would have no number.
     EmptyBatch,
     /// No space on the file system for further segments. Nothing accepted is lost; appends work
@@ -324,6 +326,9 @@ impl fmt::Display for AppendError {
             Self::OutOfMemory { bytes } => write!(
                 f,
                 "no memory for a buffer of {bytes} bytes; lower large_bytes_max or free some"
+            ),
+            Self::RecordChanged => f.write_str(
+                "a record of the batch changed its length meanwhile; its `as_ref` must not",
             ),
             Self::EmptyBatch => f.write_str("a batch must have at least one record"),
             Self::NoSpace => f.write_str(

@@ -4,7 +4,7 @@ use std::io::IoSlice;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, ThreadId};
 use std::time::Duration;
 
 use crate::append::{self, Patience, Reservation};
@@ -296,6 +296,7 @@ struct Handle {
     backend: BackendInfo,
     recovery: RecoveryReport,
     memory_bytes_max: usize,
+    writer_id: Option<ThreadId>,
     threads: Mutex<Threads>,
 }
 
@@ -303,21 +304,23 @@ struct Handle {
 struct Threads {
     writer: Option<JoinHandle<()>>,
     preparer: Option<JoinHandle<()>>,
-    lock: Option<LockGuard>,
+    /// The writer's and the preparer's threads hold it too: it is free when nobody writes.
+    lock: Option<Arc<LockGuard>>,
 }
 
 impl Handle {
     /// Asks the writer to finish and waits for it. The lock goes last. Called again, it waits too.
     fn finish(&self) {
         self.shared.ask(ASK_CLOSE);
+        if self.writer_id == Some(std::thread::current().id()) {
+            // A waker that closes the log, or drops the last handle, runs on the writer's own
+            // thread. It ends by itself, and so does the preparer; the lock goes with them.
+            return;
+        }
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         for handle in [threads.writer.take(), threads.preparer.take()].into_iter().flatten() {
-            // A waker that drops the last handle runs on the writer's own thread, which ends by
-            // itself.
-            if handle.thread().id() != std::thread::current().id() {
-                // A panic of the thread has poisoned the log and is reported so.
-                handle.join().ok();
-            }
+            // A panic of the thread has poisoned the log and is reported so.
+            handle.join().ok();
         }
         threads.lock = None;
     }
@@ -424,8 +427,9 @@ impl Parts {
             Writer::new(shared.clone(), disk, &mut backend, space, options, window_records)
                 .map_err(|error| IoError::new("get memory for the buffers of", path, error))?;
         let memory_bytes_max = memory_bytes_max(&shared, options, window_records);
-        let threads = Mutex::new(Threads { lock: Some(lock), ..Threads::default() });
-        let handle = Handle { shared, backend, recovery, memory_bytes_max, threads };
+        let threads = Mutex::new(Threads { lock: Some(Arc::new(lock)), ..Threads::default() });
+        let handle =
+            Handle { shared, backend, recovery, memory_bytes_max, writer_id: None, threads };
         Ok((Log { handle: Arc::new(handle) }, writer, preparer))
     }
 
@@ -433,9 +437,10 @@ impl Parts {
     fn start(self, options: Options) -> Result<Log, OpenError> {
         let Parts { shared, space, preparer, recovery, window_records, lock } = self;
         let memory_bytes_max = memory_bytes_max(&shared, &options, window_records);
+        let lock = Arc::new(lock);
         let (sender, made) = channel();
         let writer = {
-            let shared = shared.clone();
+            let (shared, lock) = (shared.clone(), lock.clone());
             spawn("uringlog-writer", move || {
                 if let Some(core) = options.writer_core {
                     // A core that is not there leaves the thread unpinned.
@@ -456,22 +461,29 @@ impl Parts {
                         // If the opener is gone, the writer finds itself asked to close.
                         let _opener_gone = sender.send(Ok(backend));
                         writer.run();
+                        drop(lock);
                     }
                     Err(error) => {
+                        drop(lock);
                         let _opener_gone = sender.send(Err(error));
                     }
                 }
             })?
         };
         let backend = receive(&made)?;
-        let preparer = spawn("uringlog-prepare", move || preparer.run());
+        let writer_id = Some(writer.thread().id());
+        let held = lock.clone();
+        let preparer = spawn("uringlog-prepare", move || {
+            preparer.run();
+            drop(held);
+        });
         let (preparer, failed) = match preparer {
             Ok(handle) => (Some(handle), None),
             Err(error) => (None, Some(error)),
         };
         let threads = Threads { writer: Some(writer), preparer, lock: Some(lock) };
         let threads = Mutex::new(threads);
-        let handle = Handle { shared, backend, recovery, memory_bytes_max, threads };
+        let handle = Handle { shared, backend, recovery, memory_bytes_max, writer_id, threads };
         match failed {
             // Dropping the handle closes what was started.
             Some(error) => Err(error),

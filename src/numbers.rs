@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{AtomicU32, AtomicU64, Futex, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Futex, Ordering, yield_now};
 
 const SHUT: u64 = 1 << 63;
 
@@ -31,7 +31,7 @@ pub(crate) enum Shut {
 pub(crate) struct Numbers {
     /// The next number, or anything under the `SHUT` bit. Contended by producers.
     next: CachePadded<AtomicU64>,
-    /// While shut: the number that comes next when the gate opens.
+    /// While shut: the number that comes next when the gate opens. 0 while it is not known.
     held: AtomicU64,
     /// While shut: why. 0 otherwise; it may lag behind `next` by a few instructions.
     reason: AtomicU32,
@@ -43,7 +43,7 @@ impl Numbers {
     pub(crate) fn new(next: u64) -> Self {
         Numbers {
             next: CachePadded::new(AtomicU64::new(next)),
-            held: AtomicU64::new(next),
+            held: AtomicU64::new(0),
             reason: AtomicU32::new(0),
             changed: Futex::new(0),
         }
@@ -61,10 +61,18 @@ impl Numbers {
 
     /// The number of the last record accepted so far.
     pub(crate) fn last(&self) -> u64 {
-        let next = self.next.load(Ordering::Acquire);
-        // Acquire: partner is the Release in `shut`, which stores `held` with the bit.
-        let next = if next & SHUT == 0 { next } else { self.held.load(Ordering::Acquire) };
-        next - 1
+        loop {
+            let next = self.next.load(Ordering::Acquire);
+            if next & SHUT == 0 {
+                return next - 1;
+            }
+            // Acquire: partner is the Release in `shut`.
+            match self.held.load(Ordering::Acquire) {
+                // The gate is just being shut or opened.
+                0 => yield_now(),
+                held => return held - 1,
+            }
+        }
     }
 
     /// Why the gate is shut, if it is.
@@ -77,8 +85,7 @@ impl Numbers {
     pub(crate) fn shut(&self, reason: Shut) -> u64 {
         let before = self.next.fetch_or(SHUT, Ordering::AcqRel);
         if before & SHUT == 0 {
-            // Release: partner is the Acquire in `last`. A reader in between sees the value of an
-            // earlier shutting, or the log's first: never more than was accepted.
+            // Release: partner is the Acquire in `last`.
             self.held.store(before, Ordering::Release);
         }
         // Relaxed: only the writer stores it.
@@ -97,7 +104,8 @@ impl Numbers {
         self.reason.store(0, Ordering::Release);
         // Release: partner is the Acquire in `last` and `shut_reason`. A swap, not a store, so that
         // in the one order of this atomic every refused attempt stands wholly before it or after.
-        self.next.swap(self.held.load(Ordering::Relaxed), Ordering::AcqRel);
+        let held = self.held.swap(0, Ordering::AcqRel);
+        self.next.swap(held, Ordering::AcqRel);
         self.bump();
     }
 

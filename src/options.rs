@@ -288,13 +288,17 @@ impl Options {
         check("batch_bytes_max", self.batch_bytes_max as u64, 64 << 10, 16 * MIB, "bytes")?;
         power_of_two("batch_bytes_max", self.batch_bytes_max)?;
         check("large_bytes_max", self.large_bytes_max as u64, 64 << 10, 65536 * MIB, "bytes")?;
-        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        check("linger_max", ms(self.linger_max), 0, 10, "ms")?;
-        check("vouch_after", ms(self.vouch_after), 1, 3_600_000, "ms")?;
+        let us = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        check("linger_max", us(self.linger_max), 0, 10_000, "µs")?;
+        check("vouch_after", us(self.vouch_after), 1000, 3_600_000_000, "µs")?;
         check("prepare_bytes_per_s", self.prepare_bytes_per_s, MIB, MIB << 20, "bytes/s")?;
+        if let Some(core) = self.writer_core {
+            check("writer_core", core as u64, 0, libc::CPU_SETSIZE as u64 - 1, "")?;
+        }
         if let Some(depth) = self.depth {
             check("depth", depth as u64, 1, 16, "writes")?;
-            if depth > 1 && self.method.is_some_and(|method| method != Method::RingDsync) {
+            let other_method = self.method.is_some_and(|method| method != Method::RingDsync);
+            if depth > 1 && (other_method || self.backend == BackendChoice::Psync) {
                 return invalid(
                     "depth",
                     "only method ring-dsync takes more than one write at a time",

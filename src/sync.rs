@@ -41,12 +41,14 @@ mod imp {
     }
 
     pub(crate) use core::cell::UnsafeCell;
+    pub(crate) use std::thread::yield_now;
 }
 
 #[cfg(uringlog_loom)]
 mod imp {
     pub(crate) use loom::cell::UnsafeCell;
     pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
+    pub(crate) use loom::thread::yield_now;
 
     use std::time::Duration;
 

@@ -39,7 +39,7 @@ impl Waiters {
         }
         if self.acked.len() + self.synced.len() > self.purge_at {
             for heap in [&mut self.acked, &mut self.synced] {
-                heap.retain(|Reverse(ByLsn(node))| !node.is_abandoned());
+                heap.retain(|Reverse(ByLsn(node))| !node.use_up());
             }
             self.purge_at = (2 * (self.acked.len() + self.synced.len())).max(1024);
         }
@@ -149,8 +149,11 @@ impl Node {
         }
     }
 
-    fn is_abandoned(&self) -> bool {
-        self.state.word().load(Ordering::Relaxed) == ABANDONED
+    /// Whether the waiter gave up; then it cannot take the node up again.
+    fn use_up(&self) -> bool {
+        let word = self.state.word();
+        // AcqRel: partner is the exchange in `rearm`; one of the two comes first.
+        word.compare_exchange(ABANDONED, DONE, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     fn lock_waker(&self) -> MutexGuard<'_, Option<Waker>> {
@@ -228,7 +231,9 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         if let Some(node) = &self.node {
             node.abandon();
-            *node.lock_waker() = None;
+            // Dropped behind the lock: a waker may own anything.
+            let waker = node.lock_waker().take();
+            drop(waker);
         }
     }
 }

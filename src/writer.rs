@@ -211,6 +211,9 @@ impl Writer {
 
     /// Everything that can be done now.
     pub(crate) fn turn(&mut self) -> Next {
+        if self.ended {
+            return Next::End;
+        }
         self.reap();
         if self.ended {
             return Next::End;
@@ -581,9 +584,12 @@ impl Writer {
     /// is written.
     fn is_sync_due(&self) -> bool {
         let target = self.shared.sync_target();
+        let synced = self.shared.commit.watermark(Level::Synced);
+        let acked = self.shared.commit.watermark(Level::Acked);
+        // Who waits for a number not yet given out must not keep others from theirs.
         self.unsynced.is_some()
-            && target > self.shared.commit.watermark(Level::Synced)
-            && target <= self.shared.commit.watermark(Level::Acked)
+            && target > synced
+            && (target <= acked || (target > self.shared.numbers.last() && acked > synced))
     }
 
     fn submit(&mut self, file: Arc<dyn File>, kind: OpKind, what: What, timing: RawTiming) {

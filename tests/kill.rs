@@ -82,7 +82,7 @@ fn kill_one(case: &Case, life: u64, checker: &mut Checker) {
         acks
     });
     // Often in the middle of writing, sometimes while it is still opening.
-    let delay = if life % 4 == 0 { random.below(40) } else { 100 + random.below(300) };
+    let delay = if life.is_multiple_of(4) { random.below(40) } else { 100 + random.below(300) };
     std::thread::sleep(Duration::from_millis(delay));
     assert!(child.try_wait().unwrap().is_none(), "it ended before it was killed");
     child.kill().unwrap();

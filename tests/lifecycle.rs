@@ -187,7 +187,7 @@ fn fork_with_a_log(dir: &Path) {
     let log = options().open(dir).unwrap();
     let ticket = log.append(b"before").unwrap().into_owned();
     log.sync().unwrap();
-    let later = log.append_batch(&vec![[0; 100]; 1]).unwrap().into_owned();
+    let later = log.append_batch(&[[0; 100]]).unwrap().into_owned();
     let mut held = log.reserve(100).unwrap();
     held.fill(99);
     log.sync().unwrap();

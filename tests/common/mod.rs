@@ -119,6 +119,11 @@ pub fn temp_dir() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
+/// A payload that says what it is, of any length.
+pub fn payload(seed: usize, len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at.wrapping_mul(31) + at / 251 + seed * 17) as u8).collect()
+}
+
 /// Everything that a reader gives from `from` on, with dense numbers.
 pub fn read_from(mut reader: Reader, from: u64) -> Vec<Vec<u8>> {
     let mut all = Vec::new();

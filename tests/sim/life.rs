@@ -26,6 +26,8 @@ pub struct Plan {
     pub end: End,
     /// Crash points that pass from the opening on.
     pub crash_after: Option<u64>,
+    /// The same, for the death of the process.
+    pub kill_after: Option<u64>,
     pub fault: Option<Fault>,
     /// Bytes that the disk has left when the log is open.
     pub space: Option<u64>,
@@ -33,7 +35,16 @@ pub struct Plan {
 
 impl Plan {
     pub fn new(setup: Setup, seed: u64, end: End) -> Self {
-        Plan { setup, seed, actions: 0, end, crash_after: None, fault: None, space: None }
+        Plan {
+            setup,
+            seed,
+            actions: 0,
+            end,
+            crash_after: None,
+            kill_after: None,
+            fault: None,
+            space: None,
+        }
     }
 }
 
@@ -101,6 +112,9 @@ pub fn live(world: &mut World, plan: &Plan) -> Outcome {
     }
     if let Some(steps) = plan.crash_after {
         world.disk.crash_after(steps);
+    }
+    if let Some(steps) = plan.kill_after {
+        world.disk.kill_after(steps);
     }
     let mut life = Life {
         rng: Rng::new(plan.seed),

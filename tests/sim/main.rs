@@ -15,10 +15,12 @@ mod rng;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use life::{End, Fault, FaultKind, Plan};
 use rng::Rng;
+use uringlog::Lsn;
+use uringlog::sim::{self, SimDisk};
 use world::World;
 
 /// Test threads share the seeds.
@@ -80,6 +82,57 @@ fn the_same_seed_gives_the_same_run() {
     });
 }
 
+/// The last write of a process that died may reach the disk when the next one is at work already:
+/// two lives that part at the same place, and a batch of the one in the other.
+#[test]
+fn a_batch_of_another_life_does_not_count() {
+    let setup = World::setup(&mut Rng::new(1));
+    let now_ns = 1_700_000_000_000_000_000;
+    let append = |disk: &SimDisk, payloads: &[&[u8]], close: bool| {
+        let opened = sim::open(disk, setup.options.clone(), 7, now_ns);
+        let (log, mut stepper) = opened.expect("the log opens");
+        let settle = |stepper: &mut sim::Stepper| {
+            for _ in 0..200 {
+                stepper.turn();
+                stepper.prepare();
+                stepper.advance(Duration::from_micros(10));
+            }
+        };
+        settle(&mut stepper);
+        for payload in payloads {
+            let _ticket = log.try_append(payload).expect("there is room");
+            settle(&mut stepper);
+        }
+        if close {
+            log.clone().close().expect("closing is asked for");
+            settle(&mut stepper);
+        }
+        log.last_lsn().get()
+    };
+    let disk = SimDisk::new(1, sim::SimOptions::default());
+    assert_eq!(append(&disk, &[b"shared"], true), 1);
+    let (one, other) = (disk.fork(1), disk.fork(1));
+    assert_eq!(append(&one, &[b"one", b"two", b"three"], false), 4);
+    assert_eq!(append(&other, &[b"its own"], false), 2);
+    let name = &one.files()[0];
+    let (from, into) = (one.read_raw(name).unwrap(), other.read_raw(name).unwrap());
+    let blocks = (0..from.len()).step_by(4096);
+    let end = |bytes: &[u8]| {
+        blocks.clone().rfind(|&at| bytes[at..at + 4096].iter().any(|&byte| byte != 0)).unwrap()
+    };
+    // One block each: the record with number 3 of the one, right behind number 2 of the other.
+    let at = end(&into) + 4096;
+    assert_eq!(end(&from), at + 4096);
+    other.write_raw(name, at as u64, &from[at..at + 4096]);
+    other.restart();
+    let opened = sim::open(&other, setup.options.clone(), 8, now_ns);
+    let (log, _stepper) = opened.expect("the log opens");
+    assert_eq!(log.last_lsn().get(), 2, "a record of another life");
+    assert!(log.recovery().torn.is_some());
+    let records: Vec<_> = log.reader(Lsn::FIRST).unwrap().map(|r| r.unwrap().1).collect();
+    assert_eq!(records, [&b"shared"[..], b"its own"]);
+}
+
 fn lives_of(seed: u64) {
     live_and_die(&mut World::new(seed), seed);
 }
@@ -94,8 +147,12 @@ fn live_and_die(world: &mut World, seed: u64) {
         }
         let plan = random_plan(&mut rng, setup.clone());
         if rng.one_in(4) {
-            // Crashes while opening, as a rule.
-            world.disk.crash_after(1 + rng.below(40));
+            // Ends while opening, as a rule.
+            let steps = 1 + rng.below(40);
+            match rng.one_in(3) && plan.fault.is_none() {
+                true => world.disk.kill_after(steps),
+                false => world.disk.crash_after(steps),
+            }
         }
         world.live(&plan);
         look_and_restart(world, &mut rng, &plan);
@@ -128,7 +185,11 @@ fn boundaries_of(seed: u64) {
         for outcome in 0..OUTCOMES {
             let (mut world, plan, mut rng) = begin();
             world.disk.set_crash_seed(rng.next() ^ rng::mix(boundary * OUTCOMES + outcome));
-            world.disk.crash_after(boundary);
+            match outcome {
+                // Only the process dies there.
+                0 => world.disk.kill_after(boundary),
+                _ => world.disk.crash_after(boundary),
+            }
             world.live(&plan);
             let looked = world.look(&plan.setup);
             let every = (boundary + outcome).is_multiple_of(7);
@@ -196,10 +257,11 @@ fn random_plan(rng: &mut Rng, setup: world::Setup) -> Plan {
     let ends = [End::Crash, End::Crash, End::Kill, End::Rest, End::Close];
     let mut plan = Plan::new(setup, rng.next(), rng.pick(&ends));
     plan.actions = rng.pick(&[0, 10, 30, 60, 120]);
-    match rng.below(6) {
+    match rng.below(7) {
         0 | 1 => plan.crash_after = Some(1 + rng.below(60)),
         2 => plan.fault = Some(random_fault(rng)),
-        3 => plan.space = Some(rng.below(5) * (60 << 10)),
+        3 => plan.kill_after = Some(1 + rng.below(60)),
+        4 => plan.space = Some(rng.below(5) * (60 << 10)),
         _ => {}
     }
     plan
@@ -217,7 +279,7 @@ fn random_fault(rng: &mut Rng) -> Fault {
 
 /// After a life: sees what will be found, sometimes crashes recovery on the way there.
 fn look_and_restart(world: &mut World, rng: &mut Rng, plan: &Plan) {
-    if plan.end != End::Kill && rng.one_in(3) {
+    if rng.one_in(3) {
         let looked = world.look(&plan.setup);
         if looked.steps > 0 {
             let at = 1 + rng.below(looked.steps);

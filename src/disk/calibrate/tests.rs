@@ -159,8 +159,8 @@ fn the_preferred_of_equals_is_picked() {
         all.map(|(method, time_us)| Timed::new(method, 1, vec![time_us])).collect()
     };
     assert_eq!(pick(&timed([100.0, 99.0, 98.0, 97.0, 96.0])), Method::RingDsync);
-    assert_eq!(pick(&timed([108.0, 99.0, 100.0, 101.0, 102.0])), Method::RingFdatasync);
-    assert_eq!(pick(&timed([108.0, 108.0, 108.0, 100.0, 120.0])), Method::PwriteFdatasync);
+    assert_eq!(pick(&timed([116.0, 99.0, 100.0, 101.0, 102.0])), Method::RingFdatasync);
+    assert_eq!(pick(&timed([118.0, 118.0, 118.0, 100.0, 120.0])), Method::PwriteFdatasync);
     assert_eq!(pick(&timed([200.0, 200.0, 200.0, 200.0, 100.0])), Method::RingLinkedFsync);
     // A busy machine: the median of the first says nothing.
     let mut busy = timed([50.0, 100.0, 100.0, 100.0, 100.0]);

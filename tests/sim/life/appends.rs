@@ -6,6 +6,9 @@ use super::Life;
 use crate::count;
 use crate::model::Payload;
 
+/// What goes into every ring; more may take a buffer of its own.
+const INLINE_BYTES: usize = 400;
+
 impl<'a> Life<'a> {
     /// Returns whether the record was taken.
     pub(super) fn append(&mut self, len: usize) -> bool {
@@ -88,7 +91,7 @@ impl<'a> Life<'a> {
         if self.held.len() >= 3 {
             return;
         }
-        let most = if self.rng.one_in(6) { 9000 } else { 400 };
+        let most = if self.rng.one_in(6) { 9000 } else { INLINE_BYTES as u64 };
         let payload = self.world.model.draw(self.rng.below(most) as usize);
         match self.log.try_reserve(payload.len()) {
             Ok(mut reservation) => {
@@ -105,15 +108,20 @@ impl<'a> Life<'a> {
         }
         let (reservation, payload) =
             self.held.swap_remove(self.rng.clone().below(self.held.len() as u64) as usize);
-        if payload.len() > 2000 {
-            // It needs a slot of its own, for which publishing would wait.
-            if !self.held.is_empty() || self.leaked > 0 {
+        if payload.len() > INLINE_BYTES {
+            // It needs a slot of its own, for which publishing would wait: it goes into empty
+            // rings, and only where the gate cannot be shut.
+            if !self.held.is_empty() || self.leaked > 0 || self.may_lack_space() {
                 return;
             }
             self.settle();
-        }
-        // Publishing waits while the gate is shut: see first whether it is open.
-        if self.is_over() || !self.append(0) {
+            let appended = self.append(0);
+            self.settle();
+            if self.is_over() || !appended {
+                return;
+            }
+        } else if !self.append(0) {
+            // Publishing waits while the gate is shut: it is.
             return;
         }
         let outcome = reservation.publish();
