@@ -24,6 +24,8 @@ pub(super) struct Machine {
     pub(super) steps: u64,
     /// The value of `steps` at which to crash.
     pub(super) crash_at: Option<u64>,
+    /// The value of `steps` at which the process dies.
+    pub(super) kill_at: Option<u64>,
     /// Counts submissions and completions, to order them.
     clock: u64,
     inodes: BTreeMap<u64, Inode>,
@@ -81,6 +83,7 @@ impl Machine {
             running: true,
             steps: 0,
             crash_at: None,
+            kill_at: None,
             clock: 0,
             inodes: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -104,6 +107,10 @@ impl Machine {
         self.steps += 1;
         if self.crash_at == Some(self.steps) {
             self.crash();
+            return Err(crashed());
+        }
+        if self.kill_at == Some(self.steps) {
+            self.kill();
             return Err(crashed());
         }
         Ok(())
@@ -155,6 +162,7 @@ impl Machine {
     fn end_life(&mut self) {
         self.running = false;
         self.crash_at = None;
+        self.kill_at = None;
         self.lock = None;
         self.sweep();
     }
@@ -317,10 +325,17 @@ impl Machine {
             self.name_changes.iter_mut().for_each(|change| change.lost = true);
             return Err(errno(fault.errno));
         }
-        let covered: Vec<_> = self.name_changes.extract_if(.., |change| !change.lost).collect();
-        for change in covered {
+        let mut lost: Vec<NameChange> = Vec::new();
+        for change in core::mem::take(&mut self.name_changes) {
+            if change.lost {
+                lost.push(change);
+                continue;
+            }
             change.apply(&mut self.durable_names);
+            // What is durable under a name is not undone by what was lost there before.
+            lost.retain(|older| !older.shares_name(&change));
         }
+        self.name_changes = lost;
         self.sweep();
         Ok(())
     }
@@ -412,6 +427,17 @@ impl Machine {
 }
 
 impl NameChange {
+    fn shares_name(&self, other: &NameChange) -> bool {
+        self.names().iter().flatten().any(|name| other.names().contains(&Some(name)))
+    }
+
+    fn names(&self) -> [Option<&str>; 2] {
+        match &self.what {
+            Naming::Create(name) | Naming::Remove(name) => [Some(name), None],
+            Naming::Rename(from, to) => [Some(from), Some(to)],
+        }
+    }
+
     /// Returns whether the change applied: the name that it moves or removes was there.
     fn apply(&self, names: &mut BTreeMap<String, u64>) -> bool {
         match &self.what {

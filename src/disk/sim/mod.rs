@@ -135,6 +135,13 @@ impl SimDisk {
         machine.crash_at = (steps > 0).then(|| machine.steps + steps);
     }
 
+    /// Lets the process die, as [`kill`](Self::kill) does, at the `steps`-th crash point from now.
+    /// 0 takes it back.
+    pub fn kill_after(&self, steps: u64) {
+        let mut machine = self.machine();
+        machine.kill_at = (steps > 0).then(|| machine.steps + steps);
+    }
+
     /// Gives the crashes to come a chance of their own: the same run may so be cut at the same
     /// point with many outcomes.
     pub fn set_crash_seed(&self, seed: u64) {
