@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::choice::{self, Choice};
+use super::paired::{self, Paired};
 use super::psync::Psync;
 use super::uring::Uring;
 use super::{
@@ -297,12 +298,24 @@ impl<'a> Trial<'a> {
         if let Err(error) = self.disk(method, depth) {
             return Err(all_refused(&[refused(method, &error)]));
         }
+        // A plain write may be the faster way for one block; a ring is for what streams.
+        let large_method =
+            fastest_ring(&choice).filter(|&ring| !method.is_ring() && self.disk(ring, 1).is_ok());
         let facts = self.store.facts().clone();
+        let mut why = why(&choice, earlier, facts.direct);
+        if let Some(large) = large_method {
+            let kib = paired::LARGE_BYTES >> 10;
+            why.push_str(&format!(
+                " Batches of {kib} KiB or more go by {large}: the writer fills the next meanwhile."
+            ));
+        }
+        let ring = self.ring.take_if(|_| method.is_ring() || large_method.is_some());
         let mut info = BackendInfo {
-            backend: if method.is_ring() { Backend::Uring } else { Backend::Psync },
+            backend: if ring.is_some() { Backend::Uring } else { Backend::Psync },
             method,
+            large_method,
             depth,
-            why: why(&choice, earlier, facts.direct),
+            why,
             facts,
             probes: choice.probes,
             registered_buffers: false,
@@ -310,13 +323,15 @@ impl<'a> Trial<'a> {
             ring_flags: String::new(),
             huge_pages: false,
         };
-        let disk: Box<dyn Disk> = match self.ring.take_if(|_| method.is_ring()) {
-            Some(ring) => {
-                info.registered_files = ring.registers_files();
-                info.ring_flags = ring.ring_flags().to_owned();
-                Box::new(ring)
-            }
-            None => Box::new(Psync::new(method, &info.facts)),
+        if let Some(ring) = &ring {
+            info.registered_files = ring.registers_files();
+            info.ring_flags = ring.ring_flags().to_owned();
+        }
+        let plain = || Psync::new(method, &info.facts);
+        let disk: Box<dyn Disk> = match ring {
+            Some(ring) if large_method.is_some() => Box::new(Paired::new(plain(), ring)),
+            Some(ring) => Box::new(ring),
+            None => Box::new(plain()),
         };
         Ok((disk, info))
     }
@@ -366,6 +381,15 @@ impl Timed {
 /// compared, only large differences count, and it is soon measured again.
 fn disturbed(timed: &[Timed]) -> bool {
     timed.iter().any(|timed| timed.probe.p50_us > DISTURBED_FROM * timed.p10_us)
+}
+
+/// The fastest measured way of one write at a time through a ring.
+fn fastest_ring(choice: &Choice) -> Option<Method> {
+    let measured = choice.probes.iter().filter(|probe| probe.refused.is_none() && probe.depth == 1);
+    measured
+        .filter(|probe| probe.method.is_ring())
+        .min_by(|a, b| a.p50_us.total_cmp(&b.p50_us))
+        .map(|probe| probe.method)
 }
 
 /// The first in order of preference that is as good as the best.

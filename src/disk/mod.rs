@@ -10,6 +10,7 @@ pub(crate) mod calibrate;
 pub(crate) mod choice;
 pub(crate) mod device;
 pub(crate) mod os;
+pub(crate) mod paired;
 pub(crate) mod psync;
 #[cfg(feature = "sim")]
 pub(crate) mod sim;
@@ -225,10 +226,13 @@ impl core::fmt::Display for Method {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct BackendInfo {
-    /// The backend that runs.
+    /// The backend that runs. Where small batches and large ones take different ways, it is
+    /// [`Backend::Uring`].
     pub backend: Backend,
     /// How a batch is written and made durable.
     pub method: Method,
+    /// How a batch of 64 KiB or more is, where that is another way.
+    pub large_method: Option<Method>,
     /// Most writes under way at once.
     pub depth: usize,
     /// Why this one, and what was refused: one or two sentences for a person.

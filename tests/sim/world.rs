@@ -14,6 +14,7 @@ pub struct World {
     pub disk: SimDisk,
     pub model: Model,
     pub now_ns: u64,
+    pub block_bytes: u64,
     /// The records that the next recovery must find, no more and no fewer, where that is known.
     pub exact: Option<u64>,
     /// What stands there was vouched for: the next recovery must find it clean.
@@ -58,8 +59,9 @@ impl World {
             trace,
         };
         World {
-            disk: SimDisk::new(rng.next(), options),
+            disk: SimDisk::new(rng.next(), options.clone()),
             model: Model::new(seed),
+            block_bytes: options.block_bytes as u64,
             now_ns: 1_700_000_000_000_000_000,
             exact: None,
             clean: false,

@@ -122,6 +122,7 @@ impl Store for SimStore {
             registered_files: false,
             ring_flags: String::new(),
             huge_pages: false,
+            large_method: None,
         };
         Ok((Box::new(queue), info))
     }
