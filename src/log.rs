@@ -18,7 +18,6 @@ use crate::options::{Durability, Options};
 use crate::preparer::{Plan, Preparer, PreparerLink};
 use crate::read::Reader;
 use crate::recovery::{RecoverConfig, RecoveryReport, recover};
-use crate::ring::UNIT_BYTES;
 use crate::rings::RingSet;
 use crate::segment::system_entropy;
 use crate::shared::{ASK_CLOSE, Limits, Shared, SharedParts};
@@ -369,19 +368,15 @@ impl Parts {
             entropy: &*entropy,
         };
         let recovered = recover(&store, &config)?;
-        let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
-        let lanes = options.rings.unwrap_or_else(|| cores().min(1024));
         let rings = RingSet::new(
-            lanes,
+            options.lanes(),
             options.ring_bytes,
             options.rings_retired_max,
             options.large_bytes_max,
         );
         let block_bytes = recovered.live.header.block_bytes as usize;
         let limits = Limits::new(options, block_bytes);
-        let window_records = options
-            .window_records
-            .unwrap_or_else(|| (lanes * options.ring_bytes / UNIT_BYTES).next_power_of_two());
+        let window_records = options.window();
         let shared = Arc::new(Shared::new(
             SharedParts {
                 rings,
@@ -426,7 +421,7 @@ impl Parts {
         let writer =
             Writer::new(shared.clone(), disk, &mut backend, space, options, window_records)
                 .map_err(|error| IoError::new("get memory for the buffers of", path, error))?;
-        let memory_bytes_max = memory_bytes_max(&shared, options, window_records);
+        let memory_bytes_max = options.memory_bytes_max();
         let threads = Mutex::new(Threads { lock: Some(Arc::new(lock)), ..Threads::default() });
         let handle =
             Handle { shared, backend, recovery, memory_bytes_max, writer_id: None, threads };
@@ -436,7 +431,7 @@ impl Parts {
     /// Starts the threads. The disk is made on the writer's own, as io_uring wants it.
     fn start(self, options: Options) -> Result<Log, OpenError> {
         let Parts { shared, space, preparer, recovery, window_records, lock } = self;
-        let memory_bytes_max = memory_bytes_max(&shared, &options, window_records);
+        let memory_bytes_max = options.memory_bytes_max();
         let lock = Arc::new(lock);
         let (sender, made) = channel();
         let writer = {
@@ -505,12 +500,4 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
     std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(|error| {
         IoError::new("start a thread for the log of", std::path::PathBuf::from(name), error).into()
     })
-}
-
-fn memory_bytes_max(shared: &Shared, options: &Options, window_records: usize) -> usize {
-    let rings = shared.rings.capacity_bytes();
-    // Slot entries: 32 bytes a unit; the writer's spans: 4; the window: 24 a record.
-    let units = rings / UNIT_BYTES;
-    let buffers = (options.depth.unwrap_or(2) + 1) * shared.limits.batch_bytes_max;
-    rings + units * 36 + window_records * 24 + buffers + options.large_bytes_max + (1 << 20)
 }

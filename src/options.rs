@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::disk::Method;
 use crate::error::OpenError;
 use crate::frame;
+use crate::ring::UNIT_BYTES;
 
 /// What an acknowledgement means.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -81,7 +82,7 @@ impl Default for Options {
             ring_bytes: 1 << 20,
             rings_retired_max: 16,
             window_records: None,
-            batch_bytes_max: 2 << 20,
+            batch_bytes_max: 4 << 20,
             large_bytes_max: 64 << 20,
             writer_idle: Idle::Park,
             waiter_idle: Idle::Park,
@@ -161,7 +162,7 @@ impl Options {
         self
     }
 
-    /// Most bytes of one gathered write: a power of two, 64 KiB to 16 MiB, default 2 MiB. Two such
+    /// Most bytes of one gathered write: a power of two, 64 KiB to 16 MiB, default 4 MiB. Two such
     /// buffers are allocated (and one more for each further write that may be under way).
     pub fn batch_bytes_max(mut self, bytes: usize) -> Self {
         self.batch_bytes_max = bytes;
@@ -252,6 +253,29 @@ impl Options {
     pub fn prepare_bytes_per_s(mut self, bytes: u64) -> Self {
         self.prepare_bytes_per_s = bytes;
         self
+    }
+
+    /// The most memory in bytes that a log opened with these options takes: rings and their spares,
+    /// window, buffers, large records. Most of it is touched only when it is needed.
+    pub fn memory_bytes_max(&self) -> usize {
+        let rings = (self.lanes() + self.rings_retired_max) * self.ring_bytes;
+        // For each unit a slot entry of 32 bytes, and 4 bytes of the writer's; 24 for each record of
+        // the window.
+        let units = rings / UNIT_BYTES * 36;
+        let buffers = (self.depth.unwrap_or(2) + 1) * self.batch_bytes_max;
+        rings + units + self.window() * 24 + buffers + self.large_bytes_max + (1 << 20)
+    }
+
+    /// Rings in use: one for each core, unless asked otherwise.
+    pub(crate) fn lanes(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        self.rings.unwrap_or_else(|| cores().min(1024))
+    }
+
+    /// Records of the window: what the rings hold in their smallest slots, unless asked otherwise.
+    pub(crate) fn window(&self) -> usize {
+        let smallest = || (self.lanes() * self.ring_bytes / UNIT_BYTES).next_power_of_two();
+        self.window_records.unwrap_or_else(smallest)
     }
 
     /// Opens the log in `dir`, recovering it after a crash.

@@ -53,11 +53,6 @@ impl RingSet {
         }
     }
 
-    /// Bytes that all rings hold together, spares included.
-    pub(crate) fn capacity_bytes(&self) -> usize {
-        self.rings.len() * self.ring_bytes
-    }
-
     // ---- producers ----
 
     /// Claims space in the ring of this core, or else in the next one that has room.

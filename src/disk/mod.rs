@@ -76,6 +76,7 @@ pub(crate) trait File: Send + Sync {
     /// The descriptor, where the file is one of the operating system; -1 on a simulated disk.
     fn raw_fd(&self) -> i32;
     /// The simulated disk's number for the file; 0 on a real one.
+    #[cfg(feature = "sim")]
     fn sim_id(&self) -> u64 {
         0
     }

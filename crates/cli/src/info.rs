@@ -4,10 +4,9 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use serde_json::{Value, json};
-use uringlog::{Inspection, Lsn, Reader, SegmentState};
+use uringlog::{Inspection, Lsn, Options, Reader, SegmentState};
 
 use crate::exit::Failure;
 use crate::units;
@@ -136,7 +135,7 @@ impl Found {
             "memory",
             format!(
                 "at most {} while open with default options on this machine",
-                units::bytes(default_memory_bytes_max())
+                units::bytes(Options::new().memory_bytes_max() as u64)
             ),
         ));
         let rows: String =
@@ -199,7 +198,7 @@ impl Found {
                 "bytes": torn.bytes,
             })),
             "writer_pid": self.writer,
-            "memory_bytes_max": default_memory_bytes_max(),
+            "memory_bytes_max": Options::new().memory_bytes_max(),
             "segments": segments,
         })
     }
@@ -212,20 +211,6 @@ fn state_name(state: SegmentState) -> &'static str {
         SegmentState::Ready => "ready",
         _ => "other",
     }
-}
-
-/// Most bytes of memory that a log opened with default options takes here. A test holds it against
-/// what an open log says of itself.
-fn default_memory_bytes_max() -> u64 {
-    const MIB: u64 = 1 << 20;
-    let cores = thread::available_parallelism().map_or(1, usize::from) as u64;
-    let (rings, spares) = (cores.min(1024), 16);
-    // A ring holds 1 MiB, and 36 bytes for each of its 64-byte units; the window 24 a unit of the
-    // rings that are not spares.
-    let ring = MIB + MIB / 64 * 36;
-    let window = (rings * MIB / 64).next_power_of_two() * 24;
-    let (buffers, large, rest) = (3 * 2 * MIB, 64 * MIB, MIB);
-    (rings + spares) * ring + window + buffers + large + rest
 }
 
 /// The process that holds the flock on the log's lock file, as /proc/locks tells: looking does not
