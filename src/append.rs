@@ -15,7 +15,7 @@ use crate::frame::{self, BATCH_HEADER_BYTES, TABLE_ENTRY_BYTES};
 use crate::mem::AlignedBuf;
 use crate::numbers::Shut;
 use crate::ring::{Claim, Meta, Ring, SlotState};
-use crate::shared::{ASK_ROOM, Shared};
+use crate::shared::{ASK_ROOM, ASK_SPACE, Shared};
 use crate::sync::{Ordering, fence};
 use crate::ticket::Ticket;
 
@@ -48,7 +48,7 @@ pub(crate) fn append<'a>(
     let units = Ring::units_for(record.len());
     let (ring, mut claim) = match shared.rings.claim(units) {
         Some(found) => found,
-        None => wait_for_room(shared, patience, || None, || shared.rings.claim(units))?,
+        None => wait_for_room(shared, patience, ASK_ROOM, || None, || shared.rings.claim(units))?,
     };
     ring.bytes_mut(&mut claim)[..record.len()].copy_from_slice(record);
     let meta = Meta(record.len() as u32, frame::crc32c(record));
@@ -193,10 +193,19 @@ enum Place<'a> {
 }
 
 impl<'a> Space<'a> {
+    fn shared(&self) -> &'a Arc<Shared> {
+        match &self.place {
+            Place::Ring(space) => space.shared,
+            Place::Heap(space) => space.shared,
+        }
+    }
+
     /// Gives the record its number and hands it to the writer.
-    #[inline]
     pub(crate) fn publish(self, patience: Patience) -> Result<Ticket<'a>, AppendError> {
         let len = self.len;
+        if self.shared().fork.forked() {
+            return Err(AppendError::Forked);
+        }
         match self.place {
             Place::Ring(mut space) => {
                 let crc = frame::crc32c(&space.bytes_mut()[..len]);
@@ -317,7 +326,7 @@ fn claim<'a>(
     let units = Ring::units_for(bytes);
     let found = match shared.rings.claim(units) {
         Some(found) => found,
-        None => wait_for_room(shared, patience, || None, || shared.rings.claim(units))?,
+        None => wait_for_room(shared, patience, ASK_ROOM, || None, || shared.rings.claim(units))?,
     };
     let (ring, claim) = found;
     Ok(RingSpace { shared, ring, claim: Some(claim) })
@@ -329,6 +338,7 @@ fn claim<'a>(
 fn wait_for_room<T>(
     shared: &Shared,
     patience: Patience,
+    ask: u32,
     refusal: impl Fn() -> Option<AppendError>,
     mut attempt: impl FnMut() -> Option<T>,
 ) -> Result<T, AppendError> {
@@ -343,7 +353,7 @@ fn wait_for_room<T>(
             break Err(error);
         }
         // The writer may sleep while a reservation pins the ring.
-        shared.ask(ASK_ROOM);
+        shared.ask(ask);
         match patience {
             Patience::None => break Err(AppendError::Full),
             Patience::Forever => waiting.sleep(None),
@@ -408,14 +418,15 @@ impl<'a> LargeSpace<'a> {
         let budget = disk_bytes as u64;
         let take = || {
             // Relaxed: a stale value delays or refuses; the writer keeps the true account.
-            let free = shared.free_bytes.load(crate::sync::Ordering::Relaxed);
-            let needed = shared.reserve_bytes() + 2 * (shared.rings.large_bytes() + budget);
-            (free >= needed && shared.rings.take_large(budget)).then_some(())
+            let free = shared.free_bytes.load(Ordering::Relaxed);
+            let spare = free.saturating_sub(shared.reserve_bytes());
+            shared.rings.take_large(budget, spare).then_some(())
         };
         if take().is_none() {
+            let _waiting = shared.rings.wait_for_large();
             // Small records go on while there is space for them; one that needs more is refused.
             let refusal = || shared.is_out_of_space().then_some(AppendError::NoSpace);
-            wait_for_room(shared, patience, refusal, take)?;
+            wait_for_room(shared, patience, ASK_SPACE, refusal, take)?;
         }
         // Made first, so that the budget is returned if there is no memory.
         let mut space = LargeSpace { shared, buf: None, budget };
@@ -455,8 +466,10 @@ impl<'a> LargeSpace<'a> {
 impl Drop for LargeSpace<'_> {
     fn drop(&mut self) {
         if self.budget > 0 {
-            self.shared.rings.return_large(self.budget);
+            self.shared.rings.give_up_large(self.budget);
             self.shared.rings.space_freed();
+            // The gate may have been shut for it.
+            self.shared.ask(ASK_SPACE);
         }
     }
 }
@@ -487,6 +500,15 @@ impl<'a> Reservation<'a> {
     /// [`AppendError`]. The record is not in the log then.
     pub fn publish(self) -> Result<Ticket<'a>, AppendError> {
         self.space.publish(Patience::Forever)
+    }
+
+    /// As [`publish`](Self::publish), but never waits.
+    ///
+    /// # Errors
+    /// As there, and [`AppendError::Full`] while the log waits for its next segment (or, for a record
+    /// too large for a ring, while all rings are full). The reservation is given up then.
+    pub fn try_publish(self) -> Result<Ticket<'a>, AppendError> {
+        self.space.publish(Patience::None)
     }
 }
 

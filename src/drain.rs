@@ -336,9 +336,12 @@ impl Cursor {
         (self.head != before).then_some(self.head)
     }
 
-    /// Whether an unpublished slot stands at the head: nothing behind it can be given back.
+    /// Whether an unpublished slot stands at the head of a ring that has no room for every claim:
+    /// nothing behind it can be given back.
     fn is_pinned(&self, ring: &crate::ring::Ring) -> bool {
+        let units = ring.capacity_units();
         self.head < self.scanned
+            && ring.claimed_beyond(self.head + units - units / 8)
             && ring.view(self.head).is_some_and(|view| view.state == SlotState::Claimed)
     }
 

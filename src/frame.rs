@@ -466,7 +466,8 @@ pub fn parse_segment_name(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".seg")?;
     let epoch = (digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit()))
         .then(|| digits.parse().ok())??;
-    (epoch > 0).then_some(epoch)
+    // The next epoch must be one, too.
+    (epoch > 0 && epoch < u64::MAX).then_some(epoch)
 }
 
 /// Whether every byte is zero.

@@ -58,6 +58,9 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("uringlog is for Linux: it needs futexes, O_DIRECT and preferably io_uring");
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("uringlog needs a 64-bit target: sizes on disk are used as sizes in memory");
+
 mod append;
 mod batch;
 mod clock;

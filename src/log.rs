@@ -33,7 +33,9 @@ use crate::writer::Writer;
 /// or when the last handle is dropped; both write everything that was accepted. Readers and tickets
 /// do not keep it open.
 ///
-/// A forked child must not use the log of its parent: every call returns an error there.
+/// A forked child must not use the log of its parent: appending, waiting and closing return an error
+/// there. While such a child lives without `exec`, it keeps the directory locked if the parent is
+/// killed.
 #[derive(Clone)]
 pub struct Log {
     handle: Arc<Handle>,
@@ -361,6 +363,7 @@ impl Parts {
             LockError::Held(holder) => OpenError::Locked { dir: store.path(""), holder },
             LockError::Io(error) => OpenError::Io(error),
         })?;
+        check_block(options, store.facts().block_bytes)?;
         let config = RecoverConfig {
             create: options.create,
             segment_bytes: options.segment_bytes,
@@ -375,6 +378,7 @@ impl Parts {
             options.large_bytes_max,
         );
         let block_bytes = recovered.live.header.block_bytes as usize;
+        check_block(options, block_bytes)?;
         let limits = Limits::new(options, block_bytes);
         let window_records = options.window();
         let shared = Arc::new(Shared::new(
@@ -485,6 +489,20 @@ impl Parts {
             None => Ok(Log { handle: Arc::new(handle) }),
         }
     }
+}
+
+/// A segment must have room for headers, batches and padding.
+fn check_block(options: &Options, block_bytes: usize) -> Result<(), OpenError> {
+    if options.segment_bytes >= 16 * block_bytes as u64 {
+        return Ok(());
+    }
+    Err(OpenError::InvalidOption {
+        option: "segment_bytes",
+        reason: format!(
+            "{} bytes are less than 16 blocks of this device or log, {block_bytes} bytes each",
+            options.segment_bytes
+        ),
+    })
 }
 
 fn receive(made: &Receiver<Result<BackendInfo, OpenError>>) -> Result<BackendInfo, OpenError> {

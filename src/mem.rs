@@ -31,7 +31,7 @@ impl AlignedBuf {
             let map_len = round_up(len, HUGE_BYTES)?;
             match Mapping::reserved_huge(map_len) {
                 Ok(map) => (map, true),
-                Err(_) => Mapping::transparent_huge(map_len)?,
+                Err(_) => Mapping::transparent_huge(round_up(len, PAGE_BYTES)?)?,
             }
         };
         // Relaxed: only uniqueness counts.

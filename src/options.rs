@@ -258,12 +258,14 @@ impl Options {
     /// The most memory in bytes that a log opened with these options takes: rings and their spares,
     /// window, buffers, large records. Most of it is touched only when it is needed.
     pub fn memory_bytes_max(&self) -> usize {
-        let rings = (self.lanes() + self.rings_retired_max) * self.ring_bytes;
+        let rings = (self.lanes() + self.rings_retired_max).saturating_mul(self.ring_bytes);
         // For each unit a slot entry of 32 bytes, and 4 bytes of the writer's; 24 for each record of
         // the window.
-        let units = rings / UNIT_BYTES * 36;
-        let buffers = (self.depth.unwrap_or(2) + 1) * self.batch_bytes_max;
-        rings + units + self.window() * 24 + buffers + self.large_bytes_max + (1 << 20)
+        let units = (rings / UNIT_BYTES).saturating_mul(36);
+        let buffers = (self.depth.unwrap_or(2) + 1).saturating_mul(self.batch_bytes_max);
+        [units, self.window().saturating_mul(24), buffers, self.large_bytes_max, 1 << 20]
+            .into_iter()
+            .fold(rings, usize::saturating_add)
     }
 
     /// Rings in use: one for each core, unless asked otherwise.
@@ -274,7 +276,8 @@ impl Options {
 
     /// Records of the window: what the rings hold in their smallest slots, unless asked otherwise.
     pub(crate) fn window(&self) -> usize {
-        let smallest = || (self.lanes() * self.ring_bytes / UNIT_BYTES).next_power_of_two();
+        let smallest =
+            || (self.lanes().saturating_mul(self.ring_bytes) / UNIT_BYTES).next_power_of_two();
         self.window_records.unwrap_or_else(smallest)
     }
 

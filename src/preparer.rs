@@ -4,6 +4,7 @@
 //! synced, under their final names in a synced directory. It fills in small steps and pauses between
 //! them, so that commits do not feel it; it does not pause while nothing stands ready.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::doorbell::Doorbell;
 use crate::error::IoError;
 use crate::frame::{LogId, SegmentHeader, segment_name};
 use crate::segment::{Filler, LiveSegment};
-use crate::shared::{ASK_DELIVERY, Shared};
+use crate::shared::{ASK_SPACE, Shared};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Bytes filled between two pauses.
@@ -109,6 +110,16 @@ impl Preparer {
 
     /// The preparer's thread.
     pub(crate) fn run(mut self) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.run_to_the_end()));
+        if outcome.is_err() {
+            // Nobody would prepare a segment any more, and all would wait for it.
+            let error = std::io::Error::other("the preparer thread panicked");
+            let path = self.shared.store.path("");
+            self.deliver(Delivery::Failed(IoError::new("prepare segments in", path, error)));
+        }
+    }
+
+    fn run_to_the_end(&mut self) {
         loop {
             match self.step() {
                 Step::Again(Duration::ZERO) => {}
@@ -117,7 +128,7 @@ impl Preparer {
                     self.link.bell.sleep(Some(pause), hurried);
                 }
                 Step::Idle => {
-                    self.link.bell.sleep(None, || self.link.is_stopped() || self.is_needed())
+                    self.link.bell.sleep(None, || self.link.is_stopped() || self.is_needed());
                 }
                 Step::Stop => return,
             }
@@ -159,7 +170,14 @@ impl Preparer {
             }
             Ok(true) => {
                 let header = *filler.header();
-                let file = filler.finish(store).map_err(context)?;
+                // After a failed sync nothing is tried again, whatever the errno says.
+                let file = match filler.finish(store).map_err(context) {
+                    Ok(file) => file,
+                    Err(error) => {
+                        self.deliver(Delivery::Failed(error));
+                        return Ok(Step::Stop);
+                    }
+                };
                 self.plan.next_epoch += 1;
                 self.delivered += 1;
                 self.deliver(Delivery::Ready(LiveSegment { header, file }));
@@ -188,7 +206,7 @@ impl Preparer {
     fn deliver(&self, delivery: Delivery) {
         // The writer outlives the preparer, or is gone and needs nothing.
         let _writer_gone = self.deliveries.send(delivery);
-        self.shared.ask(ASK_DELIVERY);
+        self.shared.ask(ASK_SPACE);
     }
 
     fn next_header(&self) -> std::io::Result<SegmentHeader> {
@@ -210,13 +228,17 @@ impl Preparer {
     }
 
     fn is_needed(&self) -> bool {
-        self.ready() < self.shared.limits.segments_ready(self.shared.rings.made_count())
+        let rings = &self.shared.rings;
+        let limits = &self.shared.limits;
+        self.ready() < limits.segments_ready(rings.made_count(), rings.large_unsealed_bytes())
     }
 
     /// Whether appends wait for the next segment, or soon will.
     fn is_late(&self) -> bool {
         let free = self.shared.free_bytes.load(Ordering::Relaxed);
-        self.ready() == 0 || free < self.shared.reserve_bytes()
+        let rings = &self.shared.rings;
+        let needed = self.shared.reserve_bytes() + 2 * rings.large_unsealed_bytes();
+        self.ready() == 0 || free < needed || rings.is_large_waiting()
     }
 
     fn pause(&mut self, started_ns: u64) -> Duration {

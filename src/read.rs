@@ -159,7 +159,7 @@ impl Reader {
     }
 
     /// The number of the record that [`next_record`](Self::next_record) returns next.
-    pub fn position(&self) -> Lsn {
+    pub fn next_lsn(&self) -> Lsn {
         Lsn::new(self.position)
     }
 

@@ -96,11 +96,21 @@ pub(crate) fn recover(
 fn sweep_tmp(store: &dyn Store) -> Result<usize, IoError> {
     let names = store.list().map_err(|e| IoError::new("list", segment::dir_path(store), e))?;
     let mut swept = 0;
-    for name in names.iter().filter(|name| name.ends_with(TMP_SUFFIX)) {
+    for name in names.iter().filter(|name| is_ours(name)) {
         store.remove(name).map_err(|e| IoError::new("remove", store.path(name), e))?;
         swept += 1;
     }
     Ok(swept)
+}
+
+/// Whether a name is that of a temporary file of the log's. Others are the user's.
+fn is_ours(name: &str) -> bool {
+    name.strip_suffix(TMP_SUFFIX).is_some_and(|stem| {
+        frame::parse_segment_name(stem).is_some()
+            || stem == "calibrate"
+            || stem == "calibration"
+            || stem.starts_with("direct-")
+    })
 }
 
 fn create(store: &dyn Store, config: &RecoverConfig<'_>) -> Result<Recovered, OpenError> {

@@ -26,6 +26,10 @@ pub(crate) struct RingSet {
     waiting: CachePadded<AtomicU32>,
     /// Heap bytes of large records not yet written.
     large_bytes: CachePadded<AtomicU64>,
+    /// Those among them that are not sealed either: they will take so much of the prepared space.
+    large_unsealed_bytes: AtomicU64,
+    /// Producers that wait for the budget, or for prepared space for a large record.
+    large_waiting: AtomicU32,
     large_bytes_max: u64,
 }
 
@@ -49,6 +53,8 @@ impl RingSet {
             space: Futex::new(0),
             waiting: CachePadded::new(AtomicU32::new(0)),
             large_bytes: CachePadded::new(AtomicU64::new(0)),
+            large_unsealed_bytes: AtomicU64::new(0),
+            large_waiting: AtomicU32::new(0),
             large_bytes_max: large_bytes_max as u64,
         }
     }
@@ -88,21 +94,53 @@ impl RingSet {
         crate::cpu::current() % self.lanes.len()
     }
 
-    /// Takes `bytes` of the budget for large records; `false` when they are not free now. One that
-    /// is larger than the whole budget is refused by its caller before.
-    pub(crate) fn take_large(&self, bytes: u64) -> bool {
-        let fits = |taken: u64| Some(taken + bytes).filter(|&sum| sum <= self.large_bytes_max);
-        self.large_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+    /// Takes `bytes` of the budget for large records, if `spare_space_bytes` of prepared space, beyond
+    /// the reserve, cover them and all others that are not sealed yet, twice: a segment's end may
+    /// be lost for each. `false` when they do not now. One that is larger than the whole budget is
+    /// refused by its caller before.
+    pub(crate) fn take_large(&self, bytes: u64, spare_space_bytes: u64) -> bool {
+        let in_budget = |taken: u64| Some(taken + bytes).filter(|&sum| sum <= self.large_bytes_max);
+        let covered = |taken: u64| Some(taken + bytes).filter(|&sum| 2 * sum <= spare_space_bytes);
+        let relaxed = Ordering::Relaxed;
+        if self.large_bytes.fetch_update(relaxed, relaxed, in_budget).is_err() {
+            return false;
+        }
+        if self.large_unsealed_bytes.fetch_update(relaxed, relaxed, covered).is_err() {
+            self.return_large(bytes);
+            return false;
+        }
+        true
     }
 
-    /// Returns bytes to the budget.
+    /// Large records are given up: takes back [`take_large`](Self::take_large).
+    pub(crate) fn give_up_large(&self, bytes: u64) {
+        self.large_sealed(bytes);
+        self.return_large(bytes);
+    }
+
+    /// The space for them is taken. The writer's call.
+    pub(crate) fn large_sealed(&self, bytes: u64) {
+        self.large_unsealed_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Returns bytes to the budget: the buffer is free.
     pub(crate) fn return_large(&self, bytes: u64) {
         self.large_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Heap bytes of large records not yet written.
-    pub(crate) fn large_bytes(&self) -> u64 {
-        self.large_bytes.load(Ordering::Relaxed)
+    /// Bytes of large records that will take prepared space.
+    pub(crate) fn large_unsealed_bytes(&self) -> u64 {
+        self.large_unsealed_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Says that a producer waits for a large record's room, until the guard is dropped.
+    pub(crate) fn wait_for_large(&self) -> LargeWait<'_> {
+        self.large_waiting.fetch_add(1, Ordering::Relaxed);
+        LargeWait(self)
+    }
+
+    pub(crate) fn is_large_waiting(&self) -> bool {
+        self.large_waiting.load(Ordering::Relaxed) > 0
     }
 
     /// Says that this producer waits for space, until the guard is dropped.
@@ -191,5 +229,14 @@ impl SpaceWait<'_> {
 impl Drop for SpaceWait<'_> {
     fn drop(&mut self) {
         self.set.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// See [`RingSet::wait_for_large`].
+pub(crate) struct LargeWait<'a>(&'a RingSet);
+
+impl Drop for LargeWait<'_> {
+    fn drop(&mut self) {
+        self.0.large_waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }

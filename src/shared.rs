@@ -43,8 +43,8 @@ pub(crate) struct Shared {
 pub(crate) const ASK_CLOSE: u32 = 1;
 /// A producer found no room: see whether a ring is pinned.
 pub(crate) const ASK_ROOM: u32 = 2;
-/// The preparer has sent something.
-pub(crate) const ASK_DELIVERY: u32 = 4;
+/// The preparer has sent something, or a large record was given up: count the space again.
+pub(crate) const ASK_SPACE: u32 = 4;
 
 /// Sizes that follow from options and segment.
 #[derive(Clone, Copy, Debug)]
@@ -93,9 +93,10 @@ impl Limits {
     }
 
     /// Ready segments that the preparer keeps: what the options ask for, or more where the reserve
-    /// and the largest record need them.
-    pub(crate) fn segments_ready(&self, rings: usize) -> u64 {
-        let needed = self.reserve_bytes(rings) + 2 * self.large_disk_bytes_max as u64;
+    /// and the large records need them: those under way, and the largest that may come.
+    pub(crate) fn segments_ready(&self, rings: usize, large_bytes: u64) -> u64 {
+        let large = large_bytes.max(self.large_disk_bytes_max as u64);
+        let needed = self.reserve_bytes(rings) + 2 * large;
         (self.segments_ready_min as u64).max(needed.div_ceil(self.usable_bytes() as u64))
     }
 

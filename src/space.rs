@@ -167,16 +167,18 @@ impl Space {
         let free = self.room() + ready;
         shared.free_bytes.store(free, Ordering::Relaxed);
         let reason = if shared.is_out_of_space() { Shut::NoSpace } else { Shut::Preparing };
-        let short = free < shared.reserve_bytes();
+        let short = free < shared.reserve_bytes() + 2 * shared.rings.large_unsealed_bytes();
         match (short, self.gate_shut) {
             (true, false) => {
                 shared.numbers.shut(reason);
-                // More rings than before may need more segments than the preparer thought.
-                self.link.bell.ring();
             }
             (true, true) => shared.numbers.set_space_reason(reason),
             (false, true) => shared.numbers.open(),
             (false, false) => return,
+        }
+        if short {
+            // More rings or large records than before may need more segments than it thought.
+            self.link.bell.ring();
         }
         if reason == Shut::NoSpace {
             shared.rings.wake_all();

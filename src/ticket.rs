@@ -16,7 +16,8 @@ use crate::waiters::Waiting;
 /// An accepted record (or batch): it has its number, and is not yet acknowledged.
 ///
 /// Dropping a ticket takes nothing back: the record is written all the same. As a future it is ready
-/// when the record is acknowledged; it works on any runtime, needs no reactor, and borrows the
+/// when the record is acknowledged; it works on any runtime (its waker is called on the writer's
+/// thread, and must not block), needs no reactor, and borrows the
 /// [`Log`](crate::Log): [`into_owned`](Self::into_owned) gives one that can be sent elsewhere.
 #[must_use = "an append is acknowledged only when its ticket was waited for"]
 pub struct Ticket<'a> {

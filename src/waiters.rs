@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -145,7 +146,9 @@ impl Node {
         }
         let waker = self.lock_waker().take();
         if let Some(waker) = waker {
-            waker.wake();
+            // The waker is the user's code, on the writer's thread: if it panics, the panic has been
+            // reported, its task stays asleep, and everyone else's records go on.
+            let _panicked = catch_unwind(AssertUnwindSafe(|| waker.wake()));
         }
     }
 

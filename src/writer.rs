@@ -26,7 +26,7 @@ use crate::frame::segment_name;
 use crate::mem::AlignedBuf;
 use crate::numbers::Shut;
 use crate::options::{Durability, Idle, Options};
-use crate::shared::{ASK_CLOSE, ASK_DELIVERY, ASK_ROOM, Shared};
+use crate::shared::{ASK_CLOSE, ASK_ROOM, ASK_SPACE, Shared};
 use crate::space::{Need, Space};
 use crate::timing::RawTiming;
 use crate::waiters::{Node, Waiters};
@@ -35,6 +35,9 @@ use crate::waiters::{Node, Waiters};
 /// so often while the disk works, so that the next batch is full when the disk is free.
 const STREAM_BYTES: usize = 64 << 10;
 const STREAM_PAUSE: Duration = Duration::from_micros(50);
+
+/// How long a batch waits at a shut gate for records that have their number.
+const GATE_LINGER_NS: u64 = 1_000_000;
 
 /// What the writer needs before its next turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -112,6 +115,8 @@ enum What {
 #[derive(Default)]
 struct Linger {
     until_ns: Option<u64>,
+    /// Since when, at a shut gate, an accepted record is not published.
+    at_gate_since_ns: Option<u64>,
     /// What the last batch held.
     last_count: u64,
     last_bytes: u64,
@@ -183,7 +188,7 @@ impl Writer {
                 .map(String::as_str)
                 .or_else(|| payload.downcast_ref::<&str>().copied())
                 .unwrap_or("no message");
-            let durable = self.shared.commit.watermark(Level::Acked).into();
+            let durable = self.shared.commit.watermark(Level::Synced).into();
             let poison = Poison::panic(durable, message.to_owned());
             // The panic may have come from a user's waker: a second one must not end the process.
             let _second = catch_unwind(AssertUnwindSafe(|| self.end(Some(poison))));
@@ -330,7 +335,7 @@ impl Writer {
 
     fn wake_done(&mut self) {
         let woken = self.to_wake.len();
-        for node in self.to_wake.drain(..) {
+        while let Some(node) = self.to_wake.pop() {
             node.wake();
         }
         let shared_batch = self.linger.last_count > 1 && woken > 1;
@@ -347,9 +352,9 @@ impl Writer {
 
     fn answer(&mut self) {
         let asked = self.shared.asked();
-        if asked & ASK_DELIVERY != 0 {
+        if asked & ASK_SPACE != 0 {
             // Before the look: what is sent after it is asked for again.
-            self.shared.answered(ASK_DELIVERY);
+            self.shared.answered(ASK_SPACE);
             if let Err(error) = self.space.take_deliveries(&self.shared) {
                 return self.fail(error);
             }
@@ -358,10 +363,14 @@ impl Writer {
             self.shared.answered(ASK_ROOM);
             self.drain.scan(&self.shared.rings);
             self.drain.give_back(&self.shared.rings);
-            self.drain.retire_pinned(&self.shared.rings);
+            if self.drain.retire_pinned(&self.shared.rings) {
+                // One more ring, one more reserve.
+                self.space.account(&self.shared);
+            }
             self.shared.counters.rings_retired.set(self.drain.stats().retired);
         }
-        if asked & ASK_CLOSE != 0 && !self.closing {
+        if asked & ASK_CLOSE != 0 {
+            self.shared.answered(ASK_CLOSE);
             self.closing = true;
             self.shared.numbers.shut(Shut::Closed);
             self.shared.rings.wake_all();
@@ -425,13 +434,18 @@ impl Writer {
         if self.batch_full || self.large.is_some() || !self.flight.is_empty() {
             return false;
         }
-        // While the gate is shut for want of space, everything accepted goes into full batches:
-        // the reserve was reckoned so. Those who have a number are about to publish.
-        if self.space.is_gate_shut()
-            && !self.space.is_waiting()
-            && self.drain.next_lsn() <= self.shared.numbers.last()
-        {
-            return true;
+        // While the gate is shut for want of space, everything accepted goes into full batches: the
+        // reserve was reckoned so. Those who have a number are about to publish; one that is
+        // preempted just then holds up what is before its number for a moment only.
+        let some_are_missing = self.drain.next_lsn() <= self.shared.numbers.last();
+        if self.space.is_gate_shut() && !self.space.is_waiting() && some_are_missing {
+            let now = self.shared.clock.now_ns();
+            if now.saturating_sub(*self.linger.at_gate_since_ns.get_or_insert(now)) < GATE_LINGER_NS
+            {
+                return true;
+            }
+        } else {
+            self.linger.at_gate_since_ns = None;
         }
         let Some(until) = self.linger.until_ns else { return false };
         if self.pending_like_last() || self.shared.clock.now_ns() >= until {
@@ -450,21 +464,31 @@ impl Writer {
     }
 
     fn time_holds(&mut self) {
-        let counters = &self.shared.counters;
-        counters.beyond_window.set(self.drain.stats().beyond_window);
+        self.shared.counters.beyond_window.set(self.drain.stats().beyond_window);
         match (self.drain.has_hole(), self.hold.number_since_ns) {
             (true, None) => self.hold.number_since_ns = Some(self.shared.clock.now_ns()),
             (false, Some(since)) => {
-                counters.number_holds.add(self.shared.clock.now_ns().saturating_sub(since));
+                let held = self.shared.clock.now_ns().saturating_sub(since);
+                self.shared.counters.number_holds.add(held);
                 self.hold.number_since_ns = None;
             }
             _ => {}
         }
+        if self.hold.number_since_ns.is_some() {
+            self.look_for_blind_claims();
+        }
         if let Some(since) = self.hold.claim_since_ns
             && !self.drain.has_blind_claim(&self.shared.rings)
         {
-            counters.claim_holds.add(self.shared.clock.now_ns().saturating_sub(since));
+            let held = self.shared.clock.now_ns().saturating_sub(since);
+            self.shared.counters.claim_holds.add(held);
             self.hold.claim_since_ns = None;
+        }
+    }
+
+    fn look_for_blind_claims(&mut self) {
+        if self.hold.claim_since_ns.is_none() && self.drain.has_blind_claim(&self.shared.rings) {
+            self.hold.claim_since_ns = Some(self.shared.clock.now_ns());
         }
     }
 
@@ -504,6 +528,7 @@ impl Writer {
         let budget = large.buf.len() as u64;
         let seal = self.seal(lsn);
         let sealed = seal_image(large.buf, &large.content, &seal);
+        self.shared.rings.large_sealed(budget);
         self.submit_batch(&seal, sealed, budget);
     }
 
@@ -637,9 +662,7 @@ impl Writer {
     }
 
     fn sleep(&mut self, timeout: Option<Duration>) {
-        if self.hold.claim_since_ns.is_none() && self.drain.has_blind_claim(&self.shared.rings) {
-            self.hold.claim_since_ns = Some(self.shared.clock.now_ns());
-        }
+        self.look_for_blind_claims();
         match self.tuning.idle {
             Idle::Spin => (0..32).for_each(|_| core::hint::spin_loop()),
             Idle::Yield => std::thread::yield_now(),
@@ -658,7 +681,7 @@ impl Writer {
     // ---- the end ----
 
     fn fail(&mut self, error: IoError) {
-        let durable = self.shared.commit.watermark(Level::Acked);
+        let durable = self.shared.commit.watermark(Level::Synced);
         self.end(Some(Poison::io(durable.into(), error)));
     }
 
@@ -670,12 +693,12 @@ impl Writer {
         self.shared.commit.end(poison);
         self.shared.numbers.shut(reason);
         self.shared.rings.wake_all();
+        self.space.end();
+        self.drain.abandon(&self.shared.rings);
         self.waiters.take_all(&self.shared.commit, &mut self.to_wake);
-        for node in self.to_wake.drain(..) {
+        while let Some(node) = self.to_wake.pop() {
             node.wake();
         }
-        self.drain.abandon(&self.shared.rings);
-        self.space.end();
     }
 }
 

@@ -126,7 +126,8 @@ pub(crate) trait Disk {
     /// `depth_max` are ever under way.
     fn submit(&mut self, op: Op);
     /// Moves the results of finished operations into `done`, in any order. With `wait`, and when
-    /// something is under way, it blocks until at least one is there.
+    /// something is under way, it blocks until at least one is there. Without, it does not wait for a
+    /// write; but where the method syncs on this thread, the sync of a finished write is done here.
     fn reap(&mut self, wait: bool, done: &mut Vec<Done>);
     /// As [`reap`](Self::reap) with `wait`, but may come back with nothing after `time`, where the
     /// disk works on its own meanwhile.

@@ -1,0 +1,132 @@
+//! Rules of the contract at their edges: one test each, on a real directory or on the simulated disk.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::task::{Context, Wake, Waker};
+use std::time::Duration;
+
+use uringlog::sim::{self, SimDisk, SimOptions};
+use uringlog::{AppendError, Durability, Lsn, Options};
+
+/// Nobody waits so long unless something hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_panicking_waker_harms_nobody_else() {
+    struct Bad;
+    impl Wake for Bad {
+        fn wake(self: Arc<Self>) {
+            panic!("the executor is gone");
+        }
+    }
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let options = Options::new().segment_bytes(1 << 20).ring_bytes(1 << 16).calibrate(false);
+    let log = options.buffered(true).open(dir.path().join("log")).unwrap();
+    let waker = Waker::from(Arc::new(Bad));
+    let (sender, waited) = channel();
+    for _ in 0..4 {
+        let (log, sender) = (log.clone(), sender.clone());
+        std::thread::spawn(move || {
+            let all =
+                (0..200).all(|_| log.append(b"w").and_then(|t| Ok(t.wait().is_ok())).unwrap());
+            sender.send(all).unwrap();
+        });
+    }
+    let mut tickets = Vec::new();
+    for _ in 0..500 {
+        let mut ticket = log.append(b"a").unwrap().into_owned();
+        let _ready = Pin::new(&mut ticket).poll(&mut Context::from_waker(&waker));
+        tickets.push(ticket);
+    }
+    for _ in 0..4 {
+        assert!(waited.recv_timeout(PATIENCE).unwrap(), "all their records are durable");
+    }
+    assert!(log.poison().is_none());
+    let closed = channel();
+    std::thread::spawn(move || closed.0.send(log.close().is_ok()));
+    assert!(closed.1.recv_timeout(PATIENCE).unwrap());
+}
+
+#[test]
+fn foreign_temporary_files_are_left_alone() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    std::fs::write(dir.path().join("thesis.tmp"), "mine").unwrap();
+    std::fs::create_dir(dir.path().join("folder.tmp")).unwrap();
+    let options = Options::new().segment_bytes(1 << 20).ring_bytes(1 << 16).calibrate(false);
+    options.buffered(true).open(dir.path()).unwrap().close().unwrap();
+    assert_eq!(std::fs::read(dir.path().join("thesis.tmp")).unwrap(), b"mine");
+    assert!(dir.path().join("folder.tmp").exists());
+}
+
+#[test]
+fn poison_says_durable_of_nothing_that_was_only_written() {
+    let disk = SimDisk::new(1, SimOptions::default());
+    let options = Options::new().segment_bytes(1 << 20).rings(1).ring_bytes(65536);
+    let (log, mut stepper) =
+        sim::open(&disk, options.durability(Durability::Written), 1, 1).unwrap();
+    for _ in 0..100 {
+        while stepper.prepare() {}
+        stepper.turn();
+    }
+    let ticket = log.try_append(b"x").unwrap();
+    (0..10).for_each(|_| drop(stepper.turn()));
+    assert!(ticket.is_done());
+    disk.fail_sync_at(1, libc::EIO);
+    for _ in 0..50 {
+        stepper.advance(Duration::from_millis(10));
+        stepper.turn();
+    }
+    let poison = log.poison().expect("the idle log's sync failed");
+    assert_eq!((poison.durable_lsn(), log.durable_lsn()), (Lsn::NONE, Lsn::NONE));
+}
+
+#[test]
+fn a_large_record_is_never_accepted_beyond_the_prepared_space() {
+    let disk = SimDisk::new(1, SimOptions::default());
+    let options = Options::new()
+        .segment_bytes(1 << 20)
+        .segments_ready(1)
+        .rings(1)
+        .rings_retired_max(0)
+        .ring_bytes(65536)
+        .batch_bytes_max(65536);
+    let (log, mut stepper) = sim::open(&disk, options, 1, 1).unwrap();
+    for _ in 0..100 {
+        while stepper.prepare() {}
+        stepper.turn();
+    }
+    disk.set_space(Some(disk.used_bytes()));
+    let large = log.try_reserve(500_000).unwrap();
+    let body = vec![7; 4000];
+    for _ in 0..2000 {
+        let refused = match log.try_append(&body) {
+            Ok(_) => false,
+            Err(AppendError::Full | AppendError::NoSpace) => true,
+            Err(error) => panic!("{error}"),
+        };
+        (0..6).for_each(|_| drop(stepper.turn()));
+        stepper.prepare();
+        if refused {
+            break;
+        }
+    }
+    // Accepted or not: what is accepted becomes durable.
+    let published = large.try_publish().map(|ticket| ticket.lsn());
+    for _ in 0..2000 {
+        stepper.advance(Duration::from_millis(1));
+        stepper.turn();
+        stepper.prepare();
+    }
+    assert_eq!(log.durable_lsn(), log.last_lsn(), "published: {published:?}");
+    // And once there is space again, the log goes on.
+    disk.set_space(None);
+    for _ in 0..2000 {
+        stepper.advance(Duration::from_millis(1));
+        stepper.prepare();
+        stepper.turn();
+    }
+    let large = log.try_append(&vec![1; 500_000]).unwrap();
+    (0..50).for_each(|_| drop(stepper.turn()));
+    assert!(large.is_done());
+}
