@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use uringlog::sim::{self, SimDisk, SimOptions};
+use uringlog::sim::{self, SimDisk, SimOptions, Stepper};
 use uringlog::{AppendError, Durability, Lsn, Options};
 
 /// Nobody waits so long unless something hangs.
@@ -70,7 +70,7 @@ fn poison_says_durable_of_nothing_that_was_only_written() {
         stepper.turn();
     }
     let ticket = log.try_append(b"x").unwrap();
-    (0..10).for_each(|_| drop(stepper.turn()));
+    turns(&mut stepper, 10);
     assert!(ticket.is_done());
     disk.fail_sync_at(1, libc::EIO);
     for _ in 0..50 {
@@ -105,7 +105,7 @@ fn a_large_record_is_never_accepted_beyond_the_prepared_space() {
             Err(AppendError::Full | AppendError::NoSpace) => true,
             Err(error) => panic!("{error}"),
         };
-        (0..6).for_each(|_| drop(stepper.turn()));
+        turns(&mut stepper, 6);
         stepper.prepare();
         if refused {
             break;
@@ -127,6 +127,12 @@ fn a_large_record_is_never_accepted_beyond_the_prepared_space() {
         stepper.turn();
     }
     let large = log.try_append(&vec![1; 500_000]).unwrap();
-    (0..50).for_each(|_| drop(stepper.turn()));
+    turns(&mut stepper, 50);
     assert!(large.is_done());
+}
+
+fn turns(stepper: &mut Stepper, count: usize) {
+    for _ in 0..count {
+        stepper.turn();
+    }
 }

@@ -127,7 +127,7 @@ impl Model {
     /// Reads what there is up to `durable`. Every record is right; returns the number of the last.
     pub fn read(&mut self, reader: &mut Reader, durable: u64) -> Result<u64, ReadError> {
         loop {
-            let position = Reader::position(reader).get();
+            let position = reader.next_lsn().get();
             let Some(record) = reader.next_record()? else { return Ok(position - 1) };
             let lsn = record.lsn().get();
             assert!(lsn <= durable, "UNDURABLE: record {lsn} was read, and {durable} are durable");
