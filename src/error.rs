@@ -281,10 +281,10 @@ impl std::error::Error for Poison {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum AppendError {
-    /// There is no room in the rings (or, for a large record, in the budget for large records) now.
-    /// Only the `try_` calls return it.
+    /// There is no room now: in the rings, in the budget for large records, or because the next
+    /// segment is still being prepared. Only the `try_` calls return it.
     Full,
-    /// There was no room within the given time.
+    /// There was no room within the given time: see [`Full`](Self::Full).
     TimedOut,
     /// The record or batch is larger than any that this log takes.
     TooLarge {
@@ -302,8 +302,8 @@ pub enum AppendError {
     RecordChanged,
     /// A batch without records, which would have no number.
     EmptyBatch,
-    /// No space on the file system for further segments. Nothing accepted is lost; appends work
-    /// again once there is room.
+    /// No space on the file system (or no file descriptor, or no memory) for further segments. Nothing
+    /// accepted is lost; appends work again once there is.
     NoSpace,
     /// The log is closed.
     Closed,
@@ -316,8 +316,8 @@ pub enum AppendError {
 impl fmt::Display for AppendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full => f.write_str("the rings are full; wait for the writer, or try later"),
-            Self::TimedOut => f.write_str("the rings stayed full for the given time"),
+            Self::Full => f.write_str("no room in the rings now; wait for the writer, or try later"),
+            Self::TimedOut => f.write_str("there was no room in the rings for the given time"),
             Self::TooLarge { bytes, max } => write!(
                 f,
                 "{bytes} bytes are too many for one record or batch of this log, which takes {max}; \
@@ -332,7 +332,8 @@ impl fmt::Display for AppendError {
             ),
             Self::EmptyBatch => f.write_str("a batch must have at least one record"),
             Self::NoSpace => f.write_str(
-                "no space on the file system for further segments; free some, appends go on then",
+                "no space on the file system (or no file descriptor, or memory) for further segments; \
+                 free some, appends go on then",
             ),
             Self::Closed => f.write_str("the log is closed"),
             Self::Poisoned(poison) => poison.fmt(f),

@@ -14,8 +14,8 @@ pub enum Durability {
     /// The record survived a sync on the device: it is there after a power cut.
     #[default]
     Durable,
-    /// The record was handed to the device: it is there after the process dies, but a power cut may
-    /// take it, and everything after it. [`Log::sync`](crate::Log::sync) makes it durable.
+    /// The record was handed to the device (or to the page cache, where buffered I/O was asked for): it
+    /// is there after the process dies, but a power cut may take it, and everything after it. [`Log::sync`](crate::Log::sync) makes it durable.
     Written,
 }
 
@@ -196,8 +196,8 @@ impl Options {
         self
     }
 
-    /// Longest that the writer waits for a batch to grow as large as the last one, once something
-    /// is pending: 0 (never) to 10 ms, default 60 µs. It waits less the more records share a batch,
+    /// Longest that the writer waits, after it woke those who shared a batch, for the next one to
+    /// grow as large: 0 (never) to 10 ms, default 60 µs. It waits less the more records share a batch,
     /// and never for a single record.
     pub fn linger_max(mut self, linger: Duration) -> Self {
         self.linger_max = linger;
@@ -283,8 +283,10 @@ impl Options {
 
     /// Opens the log in `dir`, recovering it after a crash.
     ///
-    /// Blocks while it reads the log's tail and measures the device (some tens of milliseconds the
-    /// first time), and while it fills the first segments of a new log with zeros.
+    /// Blocks while it reads the log's tail, measures the device (some tens of milliseconds the first
+    /// time), and fills the first segment of a new log with zeros. Right after it, appends may wait
+    /// (or say [`Full`](crate::AppendError::Full)) until further segments stand ready, where the
+    /// rings could hold more than the first takes.
     ///
     /// # Errors
     /// An option out of range, a directory that another process writes to, damage to acknowledged
