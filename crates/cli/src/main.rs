@@ -1,7 +1,7 @@
 //! The command `uringlog`: puts lines into a log, gets them out, looks at a log, and measures the
 //! machine's own disk.
 //!
-//! [`append`], [`cat`], [`info`] and [`bench`] each own one subcommand; [`exit`] owns what the
+//! [`append`], [`cat`], [`info`] and [`mod@bench`] each own one subcommand; [`exit`] owns what the
 //! process ends with, [`signals`] how Ctrl-C reaches a command.
 #![deny(unsafe_code)]
 

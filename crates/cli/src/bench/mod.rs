@@ -1,6 +1,6 @@
 //! `uringlog bench`: what the log makes of this machine's disk, beside what the disk can do.
 //!
-//! [`log_rounds`] and [`async_rounds`] measure the log, [`bare`], [`raw`] and [`reference`] what it is
+//! [`log_rounds`] and [`async_rounds`] measure the log, [`bare`], [`raw`] and [`mod@reference`] what it is
 //! held against, in turns of one run; [`report`] and [`json`] print.
 
 pub mod args;
