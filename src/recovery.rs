@@ -366,7 +366,6 @@ fn finish(
 ) -> Result<Recovered, OpenError> {
     let epoch = live.header.epoch;
     let mut ready_epochs = Vec::new();
-    let mut removed_empty = false;
     for (index, segment) in survey.segments.iter().enumerate() {
         let usable = index > survey.tail
             && survey.zero[index]
@@ -379,21 +378,14 @@ fn finish(
             ready_epochs.push(segment.epoch);
         }
     }
-    // From the last one down, each durably before the next: a gap below a segment that holds
-    // batches would be taken for a lost segment.
-    for (index, segment) in survey.segments.iter().enumerate().rev() {
+    // From the last one down, each durably before the next: a gap below a segment is taken for a
+    // lost segment.
+    for segment in survey.segments.iter().rev() {
         if segment.epoch <= epoch || ready_epochs.contains(&segment.epoch) {
             continue;
         }
         let name = frame::segment_name(segment.epoch);
         store.remove(&name).map_err(|e| IoError::new("remove", store.path(&name), e))?;
-        removed_empty = true;
-        if index <= survey.tail || !survey.zero[index] {
-            sync_dir(store)?;
-            removed_empty = false;
-        }
-    }
-    if removed_empty {
         sync_dir(store)?;
     }
     cut_superseded(store, survey, &live.header)?;

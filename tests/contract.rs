@@ -7,7 +7,7 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use uringlog::sim::{self, SimDisk, SimOptions, Stepper};
-use uringlog::{AppendError, Durability, Lsn, Options};
+use uringlog::{AppendError, Durability, Lsn, OpenError, Options, ReadError, SegmentState};
 
 /// Nobody waits so long unless something hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -129,6 +129,41 @@ fn a_large_record_is_never_accepted_beyond_the_prepared_space() {
     let large = log.try_append(&vec![1; 500_000]).unwrap();
     turns(&mut stepper, 50);
     assert!(large.is_done());
+}
+
+#[test]
+fn a_segment_that_was_cut_or_is_missing_is_damage() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = dir.path().join("log");
+    let options = || {
+        let options = Options::new().segment_bytes(256 << 10).rings(1).ring_bytes(4096);
+        options.batch_bytes_max(65536).calibrate(false).buffered(true)
+    };
+    let log = options().open(&dir).unwrap();
+    for _ in 0..120 {
+        log.append(&[7; 3000]).unwrap().wait().unwrap();
+    }
+    log.close().unwrap();
+    let live = uringlog::inspect(&dir).unwrap();
+    let live = live.segments.iter().rfind(|segment| segment.state == SegmentState::Live).unwrap();
+    assert!(live.epoch > 1);
+    let path = dir.join(&live.name);
+    let whole = std::fs::read(&path).unwrap();
+    let is_damage = |what: &str| {
+        let opened = options().open(&dir).err();
+        assert!(matches!(opened, Some(OpenError::Damaged(_))), "{what}: {opened:?}");
+        let looked = uringlog::inspect(&dir).err();
+        assert!(matches!(looked, Some(ReadError::Damaged(_))), "{what}: {looked:?}");
+    };
+    for len in (0..whole.len()).step_by(20_480) {
+        std::fs::write(&path, &whole[..len]).unwrap();
+        is_damage(&format!("cut to {len}"));
+    }
+    std::fs::remove_file(&path).unwrap();
+    is_damage("removed, and ready segments stand behind it");
+    std::fs::write(&path, &whole).unwrap();
+    let log = options().open(&dir).unwrap();
+    assert_eq!((log.last_lsn().get(), log.recovery().clean), (120, true));
 }
 
 fn turns(stepper: &mut Stepper, count: usize) {

@@ -108,6 +108,7 @@ pub(super) fn survey(store: &dyn Store, live: bool) -> Result<Option<Survey>, Sc
     if segments.is_empty() {
         return Ok(None);
     }
+    check_whole(store, &segments)?;
     let mut surveyor = Surveyor {
         store,
         sweeps: vec![Sweep::default(); segments.len()],
@@ -116,7 +117,7 @@ pub(super) fn survey(store: &dyn Store, live: bool) -> Result<Option<Survey>, Sc
         bytes_read: 0,
     };
     let tail = surveyor.find_tail(live)?;
-    surveyor.check_no_gap(tail)?;
+    surveyor.check_no_gap()?;
     let chain = surveyor.find_chain(tail, live)?;
     let first_lsn = match surveyor.first_lsn(0)? {
         Some(lsn) => lsn,
@@ -185,6 +186,30 @@ fn open_all(store: &dyn Store) -> Result<Vec<Segment>, ScanError> {
     Ok(segments)
 }
 
+/// A segment has its full size from the start; only one that was superseded is cut. A shorter one has
+/// lost whatever stood behind, and nothing there can vouch for it any more.
+fn check_whole(store: &dyn Store, segments: &[Segment]) -> Result<(), ScanError> {
+    let superseded = |segment: &Segment| {
+        let next = segments.iter().find(|next| next.epoch == segment.epoch + 1);
+        next.is_some_and(|next| next.header.resume.is_some())
+    };
+    let is_cut = |segment: &&Segment| {
+        segment.file_bytes < segment.header.segment_bytes && !superseded(segment)
+    };
+    match segments.iter().find(is_cut) {
+        None => Ok(()),
+        Some(segment) => Err(ScanError::Damaged(Damage {
+            segment: segment::segment_path(store, segment.epoch),
+            offset: segment.file_bytes,
+            lost: None,
+            detail: format!(
+                "the file was cut to {} of {} bytes; records behind that are lost, if there were any",
+                segment.file_bytes, segment.header.segment_bytes
+            ),
+        })),
+    }
+}
+
 struct Surveyor<'a> {
     store: &'a dyn Store,
     segments: Vec<Segment>,
@@ -219,8 +244,9 @@ impl Surveyor<'_> {
         Ok(0)
     }
 
-    fn check_no_gap(&self, tail: usize) -> Result<(), ScanError> {
-        let gap = self.segments[..=tail].windows(2).find(|pair| pair[0].epoch + 1 != pair[1].epoch);
+    fn check_no_gap(&self) -> Result<(), ScanError> {
+        // Ready segments count too: they are made in order, and removed from the last one down.
+        let gap = self.segments.windows(2).find(|pair| pair[0].epoch + 1 != pair[1].epoch);
         match gap {
             None => Ok(()),
             Some(pair) => Err(ScanError::Damaged(Damage {
