@@ -42,8 +42,12 @@ fn hint_for(error: &io::Error) -> &'static str {
         Some(libc::EACCES | libc::EPERM) => {
             "check the owner and mode of the directory and of the files in it"
         }
-        Some(libc::ENOSPC) => "the file system is full: free space, or trim the log",
-        Some(libc::EDQUOT) => "the disk quota is used up: raise it, or trim the log",
+        Some(libc::ENOSPC) => {
+            "the file system is full: free space, or use smaller segments (segment_bytes)"
+        }
+        Some(libc::EDQUOT) => {
+            "the disk quota is used up: raise it, or use smaller segments (segment_bytes)"
+        }
         Some(libc::EFBIG) => "a file size limit (ulimit -f) is below the segment size: raise it",
         Some(libc::EROFS) => "the file system is mounted read-only: see the kernel's log for why",
         Some(libc::EMFILE | libc::ENFILE) => "too many open files: raise ulimit -n",

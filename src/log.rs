@@ -30,7 +30,8 @@ use crate::writer::Writer;
 /// A durable, totally ordered, append-only log, open for writing.
 ///
 /// Clones are handles of the same log, for use on any thread. It is closed by [`close`](Self::close),
-/// or when the last handle is dropped; both write everything that was accepted. Readers and tickets
+/// or when the last handle is dropped, which blocks as `close` does and can report no failure; both
+/// write everything that was accepted. Readers and tickets
 /// do not keep it open.
 ///
 /// A forked child must not use the log of its parent: appending, waiting and closing return an error
@@ -182,8 +183,9 @@ impl Log {
         self.handle.shared.wait(lsn.get(), Level::Synced, Some(timeout))
     }
 
-    /// A reader that starts at `from` ([`Lsn::NONE`] for the beginning) and returns durable records
-    /// only, while the log is written.
+    /// A reader that starts at `from` ([`Lsn::NONE`] for the beginning; a number not reached yet is
+    /// fine) and returns durable records only, while the log is written. It reads from the disk, and
+    /// blocks while it does.
     ///
     /// # Errors
     /// The log starts later, or its files cannot be read: [`ReadError`].
@@ -240,7 +242,8 @@ impl Log {
     }
 
     /// Closes the log: refuses further appends through any handle, writes and syncs everything that
-    /// was accepted, vouches for it, and ends the writer. Blocks until that is done.
+    /// was accepted, vouches for it, and ends the writer. Blocks until that is done. Who waits for room
+    /// in an append gets [`AppendError::Closed`].
     ///
     /// # Errors
     /// A write or sync failed, now or earlier: [`CloseError`]. What was acknowledged is durable.

@@ -288,6 +288,9 @@ impl Options {
     /// (or say [`Full`](crate::AppendError::Full)) until further segments stand ready, where the
     /// rings could hold more than the first takes.
     ///
+    /// A file size limit (`ulimit -f`) below the segment size sends SIGXFSZ, which ends a process that
+    /// does not ignore it.
+    ///
     /// # Errors
     /// An option out of range, a directory that another process writes to, damage to acknowledged
     /// data, a machine that cannot do what the options force, or a failed system call: see

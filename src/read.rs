@@ -106,7 +106,8 @@ impl Reader {
     }
 
     /// A reader of the log in `dir` that another process may be writing to. [`Lsn::NONE`] starts at
-    /// the first record that the log holds; a number that is not reached yet is waited for.
+    /// the first record that the log holds; before a number that is not reached yet,
+    /// [`next_record`](Self::next_record) gives `None`. Reads from the disk, and blocks while it does.
     ///
     /// It takes a record as durable when a later batch in the log says so. A writer says so with its
     /// next batch, or a few milliseconds after it has become idle, or when it closes.
@@ -142,7 +143,8 @@ impl Reader {
         Ok(reader)
     }
 
-    /// The next record; `None` when nothing more is durable now. Later calls may give more: a reader
+    /// The next record; `None` when nothing more is durable now. Blocks while it reads from the disk,
+    /// never for a record to come. Later calls may give more: a reader
     /// at the end may be asked again and again. After an error it stays where it is.
     ///
     /// # Errors

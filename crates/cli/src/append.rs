@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use uringlog::{AppendError, Durability, Log, Lsn, WaitError};
+use uringlog::{AppendError, Backend, Durability, Log, Lsn, MethodProbe, WaitError};
 
 use crate::choices::{LogArgs, durability_name};
 use crate::exit::{Failure, note};
@@ -52,6 +52,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
         .map_err(|error| Failure::Failed(format!("cannot watch for signals: {error}")))?;
     let log = args.log.open(&args.dir)?;
     let before = log.durable_lsn();
+    if log.backend().backend == Backend::Psync && log.backend().probes.iter().any(is_refused_ring) {
+        eprintln!("uringlog: without io_uring: {}", log.backend().why);
+    }
     let started = Instant::now();
     let mut lines = Lines::new(&mut input, &interrupt, log.record_bytes_max());
 
@@ -351,4 +354,8 @@ fn wait_acknowledged(log: &Log, lsn: Lsn) -> Result<(), WaitError> {
         Durability::Durable => log.wait_durable(lsn),
         Durability::Written => log.wait_durable_timeout(lsn, WRITTEN_POLL),
     }
+}
+/// Whether io_uring was tried and refused.
+fn is_refused_ring(probe: &MethodProbe) -> bool {
+    probe.method.is_ring() && probe.refused.is_some()
 }

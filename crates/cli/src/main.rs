@@ -21,7 +21,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let cli = Cli::parse();
+    if let Err(error) = signals::survive_file_size_limits() {
+        eprintln!("uringlog: cannot take over SIGXFSZ: {error}; a file size limit will end it");
+    }
+    let result = match cli.command {
         Command::Append(args) => append::run(args),
         Command::Cat(args) => cat::run(args),
         Command::Info(args) => info::run(args),

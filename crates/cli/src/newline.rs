@@ -9,6 +9,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use uringlog::Lsn;
@@ -18,9 +19,11 @@ const NAME: &str = "text-end";
 /// Notes that record `lsn` of the log came from a last line without a newline. The caller holds the
 /// log open for writing, and the record is durable.
 pub fn mark(dir: &Path, lsn: Lsn) -> io::Result<()> {
-    // The writer's recovery sweeps what ends in `.tmp`, so a crash leaves nothing behind.
+    // What a crash leaves of it is overwritten the next time.
     let unfinished = dir.join(format!("{NAME}.tmp"));
-    let mut file = File::create(&unfinished)?;
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&unfinished)?;
     writeln!(file, "{lsn}")?;
     file.sync_all()?;
     fs::rename(&unfinished, dir.join(NAME))?;

@@ -1,5 +1,5 @@
-//! Ctrl-C and SIGTERM: the first asks a command to end cleanly, a second Ctrl-C ends the process
-//! at once.
+//! Ctrl-C, SIGTERM and SIGHUP: the first asks a command to end cleanly, a second ends the process at
+//! once. SIGXFSZ does nothing: a file size limit is an error of the write that meets it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,8 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::{flag, low_level};
+
+/// Keeps a file size limit (`ulimit -f`) from ending the process: the write fails with EFBIG instead.
+pub fn survive_file_size_limits() -> io::Result<()> {
+    flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).map(drop)
+}
 
 /// Tells whether the process was asked to end. Cheap to clone.
 #[derive(Clone)]
@@ -19,11 +24,11 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Takes over SIGINT and SIGTERM.
+    /// Takes over SIGINT, SIGTERM and SIGHUP.
     pub fn install() -> io::Result<Self> {
         let raised = Arc::new(AtomicBool::new(false));
         let (wake, signalled) = UnixStream::pair()?;
-        for signal in [SIGINT, SIGTERM] {
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
             // The order counts: a second signal finds the flag set by the first.
             flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&raised))?;
             flag::register(signal, Arc::clone(&raised))?;
