@@ -11,7 +11,7 @@ use std::sync::mpsc::Receiver;
 
 use crate::disk::{File, Store};
 use crate::error::IoError;
-use crate::frame::BatchContext;
+use crate::frame::{BatchContext, segment_name};
 use crate::numbers::Shut;
 use crate::preparer::{Delivery, PreparerLink};
 use crate::segment::LiveSegment;
@@ -81,12 +81,9 @@ impl Space {
         self.live.header.block_bytes as usize
     }
 
-    pub(crate) fn live_epoch(&self) -> u64 {
-        self.live.header.epoch
-    }
-
-    pub(crate) fn store_path(&self, name: &str) -> PathBuf {
-        self.store.path(name)
+    /// The path of the live segment, for errors.
+    pub(crate) fn live_path(&self) -> PathBuf {
+        self.store.path(&segment_name(self.live.header.epoch))
     }
 
     /// Bytes left in the live segment.
