@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use uringlog::sim::{self, SimDisk, SimOptions, Stepper};
+use uringlog::sim::{self, SimDisk, SimOptions, Stepper, Turn};
 use uringlog::{AppendError, Durability, Lsn, OpenError, Options, ReadError, SegmentState};
 
 /// Nobody waits so long unless something hangs.
@@ -164,6 +164,27 @@ fn a_segment_that_was_cut_or_is_missing_is_damage() {
     std::fs::write(&path, &whole).unwrap();
     let log = options().open(&dir).unwrap();
     assert_eq!((log.last_lsn().get(), log.recovery().clean), (120, true));
+}
+
+/// Turn by turn, so that the time between asking and ending is as long as the test likes.
+#[test]
+fn closing_refuses_at_once_and_writes_all_that_was_accepted() {
+    let disk = SimDisk::new(1, SimOptions::default());
+    let options = Options::new().segment_bytes(1 << 20).rings(1).ring_bytes(65536);
+    let (log, mut stepper) = sim::open(&disk, options, 1, 1).unwrap();
+    for _ in 0..100 {
+        while stepper.prepare() {}
+        stepper.turn();
+    }
+    let tickets = [log.try_append(b"a"), log.try_append(b"b")].map(Result::unwrap);
+    // Without threads it only asks.
+    log.clone().close().unwrap();
+    assert!(!tickets[1].is_done());
+    stepper.turn();
+    assert!(matches!(log.try_append(b"late").err(), Some(AppendError::Closed)));
+    while stepper.turn() != Turn::Ended {}
+    assert!(tickets[0].is_done() && tickets[1].is_done());
+    assert_eq!((log.last_lsn().get(), log.durable_lsn().get()), (2, 2));
 }
 
 fn turns(stepper: &mut Stepper, count: usize) {

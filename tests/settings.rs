@@ -99,6 +99,7 @@ fn options_out_of_range_are_refused_by_name() {
         ("segment_bytes", new().segment_bytes((4 << 30) + (64 << 10))),
         ("segments_ready", new().segments_ready(0)),
         ("segments_ready", new().segments_ready(65)),
+        ("writer_core", new().writer_core(1024)),
         ("rings", new().rings(0)),
         ("rings", new().rings(1025)),
         ("ring_bytes", new().ring_bytes(2048)),
