@@ -34,8 +34,8 @@ pub(crate) struct Seal {
 pub(crate) struct Sealed {
     pub(crate) buf: AlignedBuf,
     pub(crate) len: usize,
-    pub(crate) count: u32,
-    pub(crate) payload_bytes: usize,
+    pub(crate) header: BatchHeader,
+    /// Checksum of the header.
     pub(crate) crc: u32,
 }
 
@@ -145,7 +145,7 @@ pub(crate) fn seal_image(mut buf: AlignedBuf, content: &Content, seal: &Seal) ->
     let len = header.disk_bytes(seal.block_bytes as u64) as usize;
     buf[end..len].fill(0);
     let crc = header.encode(&mut buf);
-    Sealed { buf, len, count: content.count, payload_bytes: content.payload_bytes, crc }
+    Sealed { buf, len, header, crc }
 }
 
 /// A record or batch too large for a ring: laid out by its producer as it will stand on disk, with

@@ -309,6 +309,8 @@ pub enum AppendError {
     /// No space on the file system (or no file descriptor, or no memory) for further segments. Nothing
     /// accepted is lost; appends work again once there is.
     NoSpace,
+    /// The log was truncated after this reservation was made. What it was to follow may be gone.
+    Truncated,
     /// The log is closed.
     Closed,
     /// A write or a sync failed earlier.
@@ -339,6 +341,10 @@ impl fmt::Display for AppendError {
                 "no space on the file system (or no file descriptor, or memory) for further segments; \
                  free some, appends go on then",
             ),
+            Self::Truncated => f.write_str(
+                "the log was truncated after the reservation was made; reserve again if the record \
+                 is still wanted",
+            ),
             Self::Closed => f.write_str("the log is closed"),
             Self::Poisoned(poison) => poison.fmt(f),
             Self::Forked => f.write_str(FORKED),
@@ -364,6 +370,11 @@ impl std::error::Error for AppendError {
 pub enum WaitError {
     /// The given time passed first. The record may still become durable.
     TimedOut,
+    /// The record was cut off again by `truncate_after`.
+    Truncated {
+        /// The last record that was kept.
+        last: Lsn,
+    },
     /// The log was closed and never gave out this number.
     Closed,
     /// A write or a sync failed; the record may or may not be there when the log is opened again.
@@ -376,6 +387,9 @@ impl fmt::Display for WaitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TimedOut => f.write_str("the record was not durable within the given time"),
+            Self::Truncated { last } => {
+                write!(f, "the log was truncated after record {last}; the record is gone")
+            }
             Self::Closed => f.write_str("the log was closed before it reached this number"),
             Self::Poisoned(poison) => poison.fmt(f),
             Self::Forked => f.write_str(FORKED),
@@ -403,6 +417,12 @@ pub enum ReadError {
         /// The first number that the log still holds.
         first: Lsn,
     },
+    /// What the reader had before it was cut by `truncate_after`: it had read records that are not in
+    /// the log any more, or stood behind them. A new reader starts in what is there now.
+    Truncated {
+        /// The last record that was kept.
+        last: Lsn,
+    },
     /// There is no log in the directory.
     NotFound {
         /// The log's directory.
@@ -426,6 +446,11 @@ impl fmt::Display for ReadError {
             Self::Trimmed { first } => {
                 write!(f, "the record is no longer in the log, which starts at {first}")
             }
+            Self::Truncated { last } => write!(
+                f,
+                "the log was truncated after record {last}; start a new reader at a number that it \
+                 still holds"
+            ),
             Self::NotFound { dir } => write!(f, "there is no log in {}", dir.display()),
             Self::Foreign { path, reason } => {
                 write!(f, "{} does not belong here: {reason}; move it away", path.display())

@@ -85,8 +85,15 @@ pub struct SegmentHeader {
     /// Number of the first record, where it was known when the header was made (the first segment
     /// of a log, and one made by recovery); 0 otherwise.
     pub first_lsn: u64,
-    /// Set in the header of a segment made by recovery after a crash.
+    /// Set in the header of a segment made by recovery after a crash, or by a truncation.
     pub resume: Option<Resume>,
+    /// Truncations that the log had seen when the header was made. A segment of a lower generation
+    /// than one with a lower epoch holds what a truncation cut.
+    pub generation: u64,
+    /// The last record that the truncation which began the generation kept; 0 in generation 0.
+    pub truncated_after: u64,
+    /// The file was another segment before: what stands behind the last batch may be of that life.
+    pub recycled: bool,
 }
 
 impl SegmentHeader {
@@ -112,7 +119,10 @@ impl SegmentHeader {
             put_u32(block, 76, resume.prev_batch_crc);
             put_u64(block, 80, resume.prev_end_offset);
         }
-        // Bytes 88..132 are reserved and zero.
+        put_u64(block, 88, self.generation);
+        put_u64(block, 96, self.truncated_after);
+        put_u32(block, 104, u32::from(self.recycled));
+        // Bytes 108..132 are reserved and zero.
         let crc = crc32c(&block[..132]);
         put_u32(block, 132, crc);
     }
@@ -138,7 +148,7 @@ impl SegmentHeader {
             return Err(E::Field("block size"));
         }
         let covered = block.len().min(block_bytes as usize);
-        if !is_zero(&block[SEGMENT_HEADER_BYTES..covered]) || !is_zero(&block[88..132]) {
+        if !is_zero(&block[SEGMENT_HEADER_BYTES..covered]) || !is_zero(&block[108..132]) {
             return Err(E::Padding);
         }
         let segment_bytes = get_u64(block, 48);
@@ -153,6 +163,11 @@ impl SegmentHeader {
             }),
             _ => return Err(E::Field("resume flag")),
         };
+        let recycled = match get_u32(block, 104) {
+            0 => false,
+            1 => true,
+            _ => return Err(E::Field("recycled flag")),
+        };
         let mut log_id = [0; 16];
         log_id.copy_from_slice(&block[16..32]);
         Ok(SegmentHeader {
@@ -164,6 +179,9 @@ impl SegmentHeader {
             created_wall_ns: get_u64(block, 56),
             first_lsn: get_u64(block, 64),
             resume,
+            generation: get_u64(block, 88),
+            truncated_after: get_u64(block, 96),
+            recycled,
         })
     }
 }
@@ -477,21 +495,21 @@ pub fn is_zero(bytes: &[u8]) -> bool {
     bytes.chunks(4096).all(|piece| piece.iter().fold(0, |acc, &byte| acc | byte) == 0)
 }
 
-fn put_u32(bytes: &mut [u8], at: usize, value: u32) {
+pub(crate) fn put_u32(bytes: &mut [u8], at: usize, value: u32) {
     bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
 }
 
-fn put_u64(bytes: &mut [u8], at: usize, value: u64) {
+pub(crate) fn put_u64(bytes: &mut [u8], at: usize, value: u64) {
     bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
 }
 
-fn get_u32(bytes: &[u8], at: usize) -> u32 {
+pub(crate) fn get_u32(bytes: &[u8], at: usize) -> u32 {
     let mut raw = [0; 4];
     raw.copy_from_slice(&bytes[at..at + 4]);
     u32::from_le_bytes(raw)
 }
 
-fn get_u64(bytes: &[u8], at: usize) -> u64 {
+pub(crate) fn get_u64(bytes: &[u8], at: usize) -> u64 {
     let mut raw = [0; 8];
     raw.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(raw)

@@ -70,10 +70,14 @@ mod disk;
 mod doorbell;
 mod drain;
 mod error;
+mod extent;
+mod footer;
 mod fork;
 mod frame;
+mod index;
 mod log;
 mod lsn;
+mod mark;
 mod mem;
 #[cfg(all(test, uringlog_loom))]
 mod models;
@@ -89,6 +93,7 @@ mod segment;
 mod shared;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod slots;
 mod space;
 mod stats;
 mod sync;

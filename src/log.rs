@@ -13,6 +13,8 @@ use crate::commit::Level;
 use crate::disk::os::OsStore;
 use crate::disk::{BackendInfo, LockError, LockGuard, Store};
 use crate::error::{AppendError, CloseError, IoError, OpenError, Poison, ReadError, WaitError};
+use crate::extent::{Extent, Files};
+use crate::index::LiveIndex;
 use crate::lsn::Lsn;
 use crate::options::{Durability, Options};
 use crate::preparer::{Plan, Preparer, PreparerLink};
@@ -384,19 +386,23 @@ impl Parts {
         check_block(options, block_bytes)?;
         let limits = Limits::new(options, block_bytes);
         let window_records = options.window();
+        let next_epoch = recovered.live.header.epoch + 1 + recovered.ready.len() as u64;
+        let files = Files { mark: recovered.mark, next_epoch };
+        let extent = Extent::new(files, recovered.live.header.epoch);
         let shared = Arc::new(Shared::new(
             SharedParts {
                 rings,
                 next_lsn: recovered.next_lsn,
                 clock,
                 store: store.clone(),
+                extent,
+                live_index: LiveIndex::new(&recovered.index),
                 limits,
             },
             options,
         ));
         let link = Arc::new(PreparerLink::new());
         let (sender, deliveries) = channel();
-        let next_epoch = recovered.live.header.epoch + 1 + recovered.ready.len() as u64;
         let plan = Plan {
             log_id: recovered.live.header.log_id,
             block_bytes: recovered.live.header.block_bytes,
@@ -412,6 +418,7 @@ impl Parts {
             offset: recovered.offset,
             prev_crc: recovered.prev_crc,
             wall_ns: recovered.wall_ns,
+            index: recovered.index,
             ready: recovered.ready,
         };
         let mut space = Space::new(store, start, deliveries, link);

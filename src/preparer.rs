@@ -219,6 +219,9 @@ impl Preparer {
             created_wall_ns: self.shared.clock.wall_ns(),
             first_lsn: 0,
             resume: None,
+            generation: 0,
+            truncated_after: 0,
+            recycled: false,
         })
     }
 

@@ -8,6 +8,7 @@
 
 mod inspect;
 mod report;
+pub(crate) mod rewrite;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -21,14 +22,15 @@ pub use inspect::{Inspection, SegmentInfo, SegmentState, inspect_dir};
 pub use report::{RecoveryReport, TornTail};
 
 use crate::disk::{Access, File, Store};
-use crate::error::{Damage, IoError, OpenError};
-use crate::frame::{
-    self, BATCH_HEADER_BYTES, BatchContext, BatchHeader, LogId, Resume, SegmentHeader,
-};
+use crate::error::{IoError, OpenError};
+use crate::footer::FOOTER_BYTES_MAX;
+use crate::frame::{self, LogId, Resume, SegmentHeader};
+use crate::index::SegmentIndex;
 use crate::lsn::Lsn;
+use crate::mark::{MARK_NAME, Mark, MarkFile};
 use crate::mem::AlignedBuf;
-use crate::scan::Placed;
 use crate::segment::{self, Entropy, Filler, LiveSegment, ScanError, Segment, TMP_SUFFIX};
+use rewrite::{End, Rest};
 use survey::Survey;
 pub(crate) use survey::first_lsn_of;
 
@@ -61,8 +63,11 @@ pub(crate) struct Recovered {
     pub(crate) prev_crc: u32,
     /// The largest of the clock given and of all seen: batches' clocks never go back.
     pub(crate) wall_ns: u64,
+    /// What the live segment's footer will say.
+    pub(crate) index: SegmentIndex,
     /// The segments that stand ready behind it, their epochs contiguous.
     pub(crate) ready: Vec<LiveSegment>,
+    pub(crate) mark: MarkFile,
     pub(crate) report: RecoveryReport,
 }
 
@@ -107,6 +112,7 @@ fn sweep_tmp(store: &dyn Store) -> Result<usize, IoError> {
 fn is_ours(name: &str) -> bool {
     name.strip_suffix(TMP_SUFFIX).is_some_and(|stem| {
         frame::parse_segment_name(stem).is_some()
+            || stem == MARK_NAME
             || stem == "calibrate"
             || stem == "calibration"
             || stem.starts_with("direct-")
@@ -127,9 +133,15 @@ fn create(store: &dyn Store, config: &RecoverConfig<'_>) -> Result<Recovered, Op
         created_wall_ns: config.wall_now_ns,
         first_lsn: Lsn::FIRST.get(),
         resume: None,
+        generation: 0,
+        truncated_after: 0,
+        recycled: false,
     };
     let file = build(store, header, |_| Ok(()))?;
+    let mark = MarkFile::open_or_create(store, header.log_id, Mark::new())?;
     Ok(Recovered {
+        index: SegmentIndex::new(&header, Lsn::FIRST.get()),
+        mark,
         live: LiveSegment { header, file },
         offset: header.data_offset(),
         next_lsn: Lsn::FIRST.get(),
@@ -192,7 +204,13 @@ fn resume(
         })?;
     }
     let live = LiveSegment { header: tail.header, file };
-    finish(store, config, survey, live, chain.end_offset, chain.prev_crc, 0)
+    let end = End {
+        offset: chain.end_offset,
+        prev_crc: chain.prev_crc,
+        rewritten_records: 0,
+        index: chain.index.clone(),
+    };
+    finish(store, config, survey, live, end)
 }
 
 /// Goes on in a fresh segment, which takes up what nothing vouches for and supersedes what follows
@@ -203,14 +221,25 @@ fn supersede(
     survey: &Survey,
 ) -> Result<Recovered, OpenError> {
     let header = superseding_header(store, config, survey)?;
-    let mut end = (header.data_offset(), 0, 0);
+    let mut end = End {
+        offset: header.data_offset(),
+        prev_crc: 0,
+        rewritten_records: 0,
+        index: SegmentIndex::new(&header, header.first_lsn),
+    };
     let file = build(store, header, |filler| {
-        end = write_again(store, survey, filler, config.wall_now_ns)?;
+        let wall_ns = survey.wall_ns.max(config.wall_now_ns);
+        let rest = Rest {
+            segments: &survey.segments,
+            batches: &survey.chain.rest,
+            last_lsn: survey.chain.last_lsn(),
+            vouched_lsn: survey.vouched_lsn,
+        };
+        end = rewrite::write_again(store, &rest, &header, &**filler.file(), wall_ns)?;
         Ok(())
     })?;
-    let (offset, prev_crc, rewritten) = end;
     let live = LiveSegment { header, file };
-    let mut recovered = finish(store, config, survey, live, offset, prev_crc, rewritten)?;
+    let mut recovered = finish(store, config, survey, live, end)?;
     recovered.report.clean = false;
     Ok(recovered)
 }
@@ -247,110 +276,18 @@ fn superseding_header(
         created_wall_ns: config.wall_now_ns,
         first_lsn: keep.next_lsn,
         resume,
+        generation: old.generation,
+        truncated_after: old.truncated_after,
+        recycled: false,
     };
     let block = u64::from(block_bytes);
     let again: u64 =
         survey.chain.rest.iter().map(|(_, batch)| batch.header.disk_bytes(block)).sum();
     // What was written without syncs may be more than a segment takes: then this one is larger.
-    let needed = (header.data_offset() + again + block).next_multiple_of(SEGMENT_UNIT_BYTES);
+    let needed = header.data_offset() + again + block + FOOTER_BYTES_MAX;
+    let needed = needed.next_multiple_of(SEGMENT_UNIT_BYTES);
     header.segment_bytes = config.segment_bytes.max(needed);
     Ok(header)
-}
-
-/// Seals the batches that nothing vouches for again, in the new segment, and behind them an empty
-/// one that does. Returns where they end, the last checksum, and the number of records.
-fn write_again(
-    store: &dyn Store,
-    survey: &Survey,
-    filler: &Filler,
-    wall_now_ns: u64,
-) -> Result<(u64, u32, u64), ScanError> {
-    let header = filler.header();
-    let block = u64::from(header.block_bytes);
-    let context = BatchContext::from(header);
-    let path = store.path(&segment::tmp_name(header.epoch));
-    let failed = |e| IoError::new("write records again to", &path, e);
-    let mut offset = header.data_offset();
-    let mut prev_crc = header.resume.map_or(0, |resume| resume.prev_batch_crc);
-    let mut rewritten = 0;
-    let mut next_lsn = header.first_lsn;
-    let mut source: Option<(usize, Arc<dyn File>)> = None;
-    for (index, batch) in survey.chain.rest.iter().filter(|(_, batch)| batch.header.count > 0) {
-        let file = match &source {
-            Some((open, file)) if open == index => file.clone(),
-            _ => segment::open_file(store, survey.segments[*index].epoch, Access::Read)?,
-        };
-        let old = read_batch(store, &*file, &survey.segments[*index], batch)?;
-        source = Some((*index, file));
-        let content = batch.header.content_bytes() as usize;
-        let bytes = batch.header.disk_bytes(block);
-        let mut new = AlignedBuf::new(bytes as usize).map_err(failed)?;
-        new[BATCH_HEADER_BYTES..content].copy_from_slice(&old[BATCH_HEADER_BYTES..content]);
-        let sealed = BatchHeader {
-            context,
-            offset,
-            // As it was: what the new segment adds is vouched for only by its empty batch.
-            synced_lsn: survey.vouched_lsn.min(batch.header.first_lsn - 1),
-            prev_crc,
-            ..batch.header
-        };
-        prev_crc = sealed.encode(&mut new);
-        filler.file().write_at(offset, &new[..bytes as usize]).map_err(failed)?;
-        offset += bytes;
-        rewritten += u64::from(batch.header.count);
-        next_lsn = batch.header.last_lsn() + 1;
-    }
-    // The file gets its name only after it was synced: whoever finds this batch finds those before
-    // it on the disk.
-    let vouch = BatchHeader {
-        context,
-        offset,
-        first_lsn: next_lsn,
-        count: 0,
-        payload_bytes: 0,
-        wall_ns: survey.wall_ns.max(wall_now_ns),
-        synced_lsn: next_lsn - 1,
-        prev_crc,
-        table_crc: frame::crc32c(&[]),
-    };
-    let mut bytes = AlignedBuf::new(block as usize).map_err(failed)?;
-    prev_crc = vouch.encode(&mut bytes);
-    filler.file().write_at(offset, &bytes[..block as usize]).map_err(failed)?;
-    Ok((offset + block, prev_crc, rewritten))
-}
-
-/// Reads a batch again and verifies it again: it may have gone bad since.
-fn read_batch(
-    store: &dyn Store,
-    file: &dyn File,
-    segment: &Segment,
-    batch: &Placed,
-) -> Result<AlignedBuf, ScanError> {
-    let path = segment::segment_path(store, segment.epoch);
-    let failed = |e| IoError::new("read", &path, e);
-    let offset = batch.header.offset;
-    let len = (batch.end - offset) as usize;
-    // The device may need a larger alignment than the log's block.
-    let io_block = store.facts().block_bytes as u64;
-    let start = offset - offset % io_block;
-    let skip = (offset - start) as usize;
-    let mut bytes =
-        AlignedBuf::new((skip + len).next_multiple_of(io_block as usize)).map_err(failed)?;
-    let read = file.read_at(start, &mut bytes).map_err(failed)?;
-    let intact = read >= skip + len
-        && BatchHeader::decode(&bytes[skip..], &batch.header.context, offset)
-            .is_ok_and(|(header, _)| header == batch.header)
-        && batch.header.verify_body(&bytes[skip..skip + len]).is_ok();
-    if !intact {
-        return Err(ScanError::Damaged(Damage {
-            segment: path,
-            offset,
-            lost: Some((Lsn::new(batch.header.first_lsn), Lsn::new(batch.header.last_lsn()))),
-            detail: "a batch that was valid a moment ago is not any more".to_owned(),
-        }));
-    }
-    bytes.copy_within(skip..skip + len, 0);
-    Ok(bytes)
 }
 
 /// What both ways have in common: removes what must not follow the live segment, cuts what it
@@ -360,9 +297,7 @@ fn finish(
     config: &RecoverConfig<'_>,
     survey: &Survey,
     live: LiveSegment,
-    offset: u64,
-    prev_crc: u32,
-    rewritten_records: u64,
+    end: End,
 ) -> Result<Recovered, OpenError> {
     let epoch = live.header.epoch;
     let mut ready_epochs = Vec::new();
@@ -403,7 +338,7 @@ fn finish(
         first_lsn: Lsn::new(survey.first_lsn),
         last_lsn: Lsn::new(chain.last_lsn()),
         vouched_lsn: Lsn::new(survey.vouched_lsn),
-        rewritten_records,
+        rewritten_records: end.rewritten_records,
         torn: survey.torn.clone(),
         segments: survey.segments.iter().filter(|segment| segment.epoch < epoch).count() + 1,
         ready_segments: ready.len(),
@@ -412,10 +347,12 @@ fn finish(
     };
     Ok(Recovered {
         live,
-        offset,
+        offset: end.offset,
         next_lsn: chain.next_lsn,
-        prev_crc,
+        prev_crc: end.prev_crc,
         wall_ns: survey.wall_ns.max(config.wall_now_ns),
+        index: end.index,
+        mark: MarkFile::open_or_create(store, survey.log_id, Mark::new())?,
         ready,
         report,
     })

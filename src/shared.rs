@@ -8,7 +8,10 @@ use crate::commit::{Commit, Level};
 use crate::disk::Store;
 use crate::doorbell::Doorbell;
 use crate::error::{AppendError, Poison, WaitError};
+use crate::extent::Extent;
+use crate::footer::footer_bytes;
 use crate::fork::ForkGuard;
+use crate::index::LiveIndex;
 use crate::numbers::{Numbers, Shut};
 use crate::options::{Durability, Idle, Options};
 use crate::rings::RingSet;
@@ -25,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) timings: Timings,
     pub(crate) clock: Clock,
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) extent: Extent,
+    pub(crate) live_index: LiveIndex,
     pub(crate) fork: ForkGuard,
     pub(crate) limits: Limits,
     pub(crate) durability: Durability,
@@ -65,7 +70,7 @@ pub(crate) struct Limits {
 impl Limits {
     pub(crate) fn new(options: &Options, block_bytes: usize) -> Self {
         let segment_bytes = options.segment_bytes as usize;
-        let usable = segment_bytes - 2 * block_bytes;
+        let usable = usable_bytes(segment_bytes, block_bytes);
         let largest = (segment_bytes / 2).min(options.large_bytes_max) / block_bytes * block_bytes;
         let batch_bytes_max = options.batch_bytes_max.min(usable / 2 / block_bytes * block_bytes);
         let inline_bytes_max = (options.ring_bytes / 8).min(batch_bytes_max / 4).min(largest / 2);
@@ -101,7 +106,7 @@ impl Limits {
     }
 
     fn usable_bytes(&self) -> usize {
-        self.segment_bytes - 2 * self.block_bytes
+        usable_bytes(self.segment_bytes, self.block_bytes)
     }
 
     /// Largest payload of one record.
@@ -109,6 +114,12 @@ impl Limits {
         use crate::frame::{BATCH_HEADER_BYTES, TABLE_ENTRY_BYTES};
         self.large_disk_bytes_max - BATCH_HEADER_BYTES - 2 * TABLE_ENTRY_BYTES
     }
+}
+
+/// Bytes for batches in a segment: without its headers and its footer.
+fn usable_bytes(segment_bytes: usize, block_bytes: usize) -> usize {
+    let footer = footer_bytes(segment_bytes as u64, block_bytes as u32) as usize;
+    segment_bytes - 2 * block_bytes - footer
 }
 
 impl Shared {
@@ -200,6 +211,8 @@ impl Shared {
             timings: Timings::new(),
             clock: parts.clock,
             store: parts.store,
+            extent: parts.extent,
+            live_index: parts.live_index,
             fork: ForkGuard::new(),
             limits: parts.limits,
             durability: options.durability,
@@ -217,5 +230,7 @@ pub(crate) struct SharedParts {
     pub(crate) next_lsn: u64,
     pub(crate) clock: Clock,
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) extent: Extent,
+    pub(crate) live_index: LiveIndex,
     pub(crate) limits: Limits,
 }

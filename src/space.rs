@@ -11,7 +11,9 @@ use std::sync::mpsc::Receiver;
 
 use crate::disk::{File, Store};
 use crate::error::IoError;
-use crate::frame::{BatchContext, segment_name};
+use crate::footer::footer_offset;
+use crate::frame::{BatchContext, BatchHeader, segment_name};
+use crate::index::SegmentIndex;
 use crate::numbers::Shut;
 use crate::preparer::{Delivery, PreparerLink};
 use crate::segment::LiveSegment;
@@ -34,6 +36,8 @@ pub(crate) struct Space {
     prev_crc: u32,
     /// The largest wall clock of any batch.
     wall_ns: u64,
+    /// What the live segment's footer will say.
+    index: SegmentIndex,
     ready: VecDeque<LiveSegment>,
     deliveries: Receiver<Delivery>,
     link: Arc<PreparerLink>,
@@ -48,6 +52,7 @@ pub(crate) struct Start {
     pub(crate) offset: u64,
     pub(crate) prev_crc: u32,
     pub(crate) wall_ns: u64,
+    pub(crate) index: SegmentIndex,
     pub(crate) ready: Vec<LiveSegment>,
 }
 
@@ -64,6 +69,7 @@ impl Space {
             offset: start.offset,
             prev_crc: start.prev_crc,
             wall_ns: start.wall_ns,
+            index: start.index,
             ready: start.ready.into(),
             deliveries,
             link,
@@ -86,9 +92,9 @@ impl Space {
         self.store.path(&segment_name(self.live.header.epoch))
     }
 
-    /// Bytes left in the live segment.
+    /// Bytes left for batches in the live segment.
     pub(crate) fn room(&self) -> u64 {
-        self.live.header.segment_bytes.saturating_sub(self.offset)
+        footer_offset(&self.live.header).saturating_sub(self.offset)
     }
 
     /// The wall clock, held so that it never goes back.
@@ -97,10 +103,18 @@ impl Space {
         self.wall_ns
     }
 
-    /// Takes `bytes` for a sealed batch, and returns the file that it goes to.
-    pub(crate) fn advance(&mut self, shared: &Shared, bytes: u64, crc: u32) -> Arc<dyn File> {
-        self.offset += bytes;
+    /// Takes the place of a sealed batch, and returns the file that it goes to.
+    pub(crate) fn advance(
+        &mut self,
+        shared: &Shared,
+        batch: &BatchHeader,
+        crc: u32,
+    ) -> Arc<dyn File> {
+        self.offset += batch.disk_bytes(u64::from(self.live.header.block_bytes));
         self.prev_crc = crc;
+        if self.index.add(batch, crc, self.offset) {
+            shared.live_index.show(&self.index);
+        }
         self.account(shared);
         self.live.file.clone()
     }
@@ -115,7 +129,10 @@ impl Space {
             shared.counters.rotation_waits.add(shared.clock.now_ns().saturating_sub(since));
         }
         self.offset = next.header.data_offset();
+        self.index = SegmentIndex::new(&next.header, self.index.footer().next_lsn);
         self.live = next;
+        shared.live_index.show(&self.index);
+        shared.extent.set_live_epoch(self.live.header.epoch);
         shared.counters.rotations.add(1);
         self.link.took_one();
         self.account(shared);
@@ -159,7 +176,7 @@ impl Space {
         let ready: u64 = self
             .ready
             .iter()
-            .map(|segment| segment.header.segment_bytes - segment.header.data_offset())
+            .map(|segment| footer_offset(&segment.header) - segment.header.data_offset())
             .sum();
         let free = self.room() + ready;
         shared.free_bytes.store(free, Ordering::Relaxed);

@@ -289,6 +289,9 @@ impl TestWriter {
                 created_wall_ns: 5,
                 first_lsn: 0,
                 resume: None,
+                generation: 0,
+                truncated_after: 0,
+                recycled: false,
                 ..self.header
             };
             let mut filler = Filler::start(&*self.store, header).expect("starts");

@@ -9,6 +9,7 @@ use super::TornTail;
 use crate::disk::{File, Store};
 use crate::error::{Damage, IoError};
 use crate::frame::LogId;
+use crate::index::SegmentIndex;
 use crate::lsn::Lsn;
 use crate::scan::{self, BatchCursor, Crossing, Placed, Step, Stop, StopReason, Sweep};
 use crate::segment::{self, ScanError, Segment};
@@ -48,6 +49,8 @@ pub(super) struct Chain {
     pub(super) rest: VecDeque<(usize, Placed)>,
     /// Where the empty batches at its very end start, if there are any.
     pub(super) empties: Option<(usize, u64)>,
+    /// What the footer of the last segment will say.
+    pub(super) index: SegmentIndex,
     stop: Stop,
     synced_lsn: u64,
     wall_ns: u64,
@@ -76,6 +79,7 @@ impl Chain {
             self.empties = Some((segment, batch.header.offset));
         }
         self.rest.push_back((segment, batch));
+        self.index.add(&batch.header, batch.crc, batch.end);
         self.wall_ns = self.wall_ns.max(batch.header.wall_ns);
         self.vouch(batch.header.synced_lsn);
     }
@@ -332,6 +336,7 @@ impl Surveyor<'_> {
             keep,
             rest: VecDeque::new(),
             empties: None,
+            index: SegmentIndex::new(&header, anchor_lsn),
             stop: Stop { reason: StopReason::Limit, header: None },
             synced_lsn: 0,
             wall_ns: 0,
@@ -373,6 +378,8 @@ impl Surveyor<'_> {
             .map_err(|e| self.failed(next, e))?;
         match crossing {
             Crossing::Entered => {
+                let next_lsn = cursor.next_lsn().unwrap_or(0);
+                chain.index = SegmentIndex::new(&segment.header, next_lsn);
                 if let Some(resume) = segment.header.resume {
                     chain.vouch(segment.header.first_lsn - 1);
                     chain.keep = Keep {

@@ -95,6 +95,9 @@ fn the_worked_example_of_the_format_text_is_what_is_written() {
         created_wall_ns: wall_ns,
         first_lsn: 1,
         resume: None,
+        generation: 0,
+        truncated_after: 0,
+        recycled: false,
     };
     writer.wall_ns = wall_ns + 1_000_000;
     writer.batch(&[b"hello", b"world!"]);

@@ -75,11 +75,11 @@ impl Writer {
 
     pub(super) fn submit_batch(&mut self, seal: &Seal, sealed: Sealed, budget: u64) {
         let now = self.shared.clock.now_ns();
-        let file = self.space.advance(&self.shared, sealed.len as u64, sealed.crc);
-        let count = u64::from(sealed.count);
+        let file = self.space.advance(&self.shared, &sealed.header, sealed.crc);
+        let count = u64::from(sealed.header.count);
         let last = seal.first_lsn + count - 1;
         self.count_batch(&sealed);
-        self.submitted_bytes = sealed.payload_bytes;
+        self.submitted_bytes = sealed.header.payload_bytes as usize;
         let durable = self.tuning.durability == Durability::Durable;
         if !durable {
             self.unsynced = Some(file.clone());
@@ -96,7 +96,7 @@ impl Writer {
         let what = What::Batch {
             last,
             count,
-            bytes: sealed.payload_bytes as u64,
+            bytes: u64::from(sealed.header.payload_bytes),
             vouches: seal.synced_lsn,
             budget,
         };
@@ -105,10 +105,9 @@ impl Writer {
 
     pub(super) fn count_batch(&self, sealed: &Sealed) {
         let counters = &self.shared.counters;
-        let content =
-            crate::frame::batch_content_bytes(sealed.payload_bytes as u64, u64::from(sealed.count));
-        counters.batches.add(u64::from(sealed.count > 0));
-        counters.payload_bytes.add(sealed.payload_bytes as u64);
+        let content = sealed.header.content_bytes();
+        counters.batches.add(u64::from(sealed.header.count > 0));
+        counters.payload_bytes.add(u64::from(sealed.header.payload_bytes));
         counters.disk_bytes.add(sealed.len as u64);
         counters.padding_bytes.add(sealed.len as u64 - content);
     }

@@ -1,0 +1,114 @@
+//! What the log holds: where it starts, in which generation it is, and who may change its files.
+//!
+//! Trimming moves the start, a truncation begins a new generation; both write the mark first. The
+//! numbers here follow the mark: what they say is durable. Readers of this process look at them
+//! without a lock.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::mark::MarkFile;
+use crate::sync::{AtomicU64, Ordering};
+
+pub(crate) struct Extent {
+    /// The first record that the log holds, or would hold.
+    first_lsn: AtomicU64,
+    /// The lowest segment of the log.
+    first_epoch: AtomicU64,
+    /// The segment that batches go to.
+    live_epoch: AtomicU64,
+    /// Truncations so far, in the log's whole life.
+    generation: AtomicU64,
+    /// The truncations since the log was opened, in order.
+    cuts: Mutex<Vec<Cut>>,
+    files: Mutex<Files>,
+}
+
+/// A truncation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Cut {
+    /// The generation that it began.
+    pub(crate) generation: u64,
+    /// The last record that it kept.
+    pub(crate) after: u64,
+}
+
+/// What one thread at a time may change: the segment files other than the live one, and the mark.
+/// Held by the preparer for a step, by a trim, and by a truncation; never by the writer while it
+/// writes, and never by a producer.
+pub(crate) struct Files {
+    pub(crate) mark: MarkFile,
+    /// Epoch of the next segment to prepare. A truncation sets it back.
+    pub(crate) next_epoch: u64,
+}
+
+impl Extent {
+    pub(crate) fn new(files: Files, live_epoch: u64) -> Self {
+        let mark = *files.mark.get();
+        Extent {
+            first_lsn: AtomicU64::new(mark.first_lsn),
+            first_epoch: AtomicU64::new(mark.first_epoch),
+            live_epoch: AtomicU64::new(live_epoch),
+            generation: AtomicU64::new(mark.generation),
+            cuts: Mutex::new(Vec::new()),
+            files: Mutex::new(files),
+        }
+    }
+
+    /// The first record that the log holds, or would hold.
+    pub(crate) fn first_lsn(&self) -> u64 {
+        // Acquire: partner is the Release in `trimmed`.
+        self.first_lsn.load(Ordering::Acquire)
+    }
+
+    /// The lowest segment of the log.
+    pub(crate) fn first_epoch(&self) -> u64 {
+        self.first_epoch.load(Ordering::Acquire)
+    }
+
+    /// The segment that batches go to. It may be a moment behind the writer.
+    pub(crate) fn live_epoch(&self) -> u64 {
+        self.live_epoch.load(Ordering::Acquire)
+    }
+
+    /// The writer moved on, or a truncation moved it back.
+    pub(crate) fn set_live_epoch(&self, epoch: u64) {
+        self.live_epoch.store(epoch, Ordering::Release);
+    }
+
+    /// Truncations so far, in the log's whole life.
+    #[inline]
+    pub(crate) fn generation(&self) -> u64 {
+        // Acquire: partner is the Release in `truncated`.
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The last record that is left of what the log held in `generation`; none when nothing was cut
+    /// since.
+    pub(crate) fn kept_since(&self, generation: u64) -> Option<u64> {
+        if self.generation() == generation {
+            return None;
+        }
+        let cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
+        cuts.iter().filter(|cut| cut.generation > generation).map(|cut| cut.after).min()
+    }
+
+    /// The mark says that the log starts later now.
+    pub(crate) fn trimmed(&self, first_lsn: u64, first_epoch: u64) {
+        self.first_epoch.store(first_epoch, Ordering::Release);
+        // Release: partner is the Acquire in `first_lsn`.
+        self.first_lsn.store(first_lsn, Ordering::Release);
+    }
+
+    /// A truncation is complete on disk.
+    pub(crate) fn truncated(&self, cut: Cut) {
+        self.cuts.lock().unwrap_or_else(PoisonError::into_inner).push(cut);
+        // Release: partner is the Acquire in `generation`.
+        self.generation.store(cut.generation, Ordering::Release);
+    }
+
+    /// The right to change files. A panic elsewhere does not make them wrong: what is on disk is
+    /// whole after every step.
+    pub(crate) fn files(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,252 @@
+//! A small file that is replaced as a whole and atomically: two slots, written in turn.
+//!
+//! Each write goes to the slot that is not the current one, under a sequence number that is one
+//! higher, and is synced before it counts. A torn write leaves the other slot as it was. The mark
+//! and the cursors of a log are such files.
+//!
+//! ```text
+//! slot  ┌ magic 4 ┬ crc 4 ┬ log_id 16 ┬ kind 4 ┬ length 4 ┬ sequence 8 ┬ content ┬ zeros to 512 ┐
+//! ```
+//!
+//! The second slot stands 64 KiB behind the first, whatever the block of the device.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::disk::{Access, File, Store};
+use crate::error::{Damage, IoError};
+use crate::frame::{BLOCK_BYTES_MAX, LogId, crc32c, get_u32, get_u64, is_zero, put_u32, put_u64};
+use crate::mem::AlignedBuf;
+use crate::segment::{ScanError, TMP_SUFFIX};
+
+const MAGIC: [u8; 4] = *b"ULs1";
+const SLOT_BYTES: usize = 512;
+const SLOT_STRIDE: u64 = BLOCK_BYTES_MAX as u64;
+const HEAD_BYTES: usize = 40;
+/// Most bytes of content.
+pub(crate) const CONTENT_BYTES_MAX: usize = SLOT_BYTES - HEAD_BYTES;
+
+/// What a slot file is for; a file of another kind is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub(crate) enum Kind {
+    Mark = 1,
+    Cursor = 2,
+}
+
+/// A slot file open for writing.
+pub(crate) struct SlotFile {
+    file: Arc<dyn File>,
+    name: String,
+    kind: Kind,
+    log_id: LogId,
+    sequence: u64,
+}
+
+/// The content that counts, and the sequence number it was written under.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Slot {
+    pub(crate) log_id: LogId,
+    pub(crate) sequence: u64,
+    pub(crate) content: Vec<u8>,
+}
+
+impl SlotFile {
+    /// Makes the file, durably, with its first content. It appears whole or not at all, in place of
+    /// a file of that name.
+    pub(crate) fn create(
+        store: &dyn Store,
+        name: &str,
+        kind: Kind,
+        log_id: LogId,
+        content: &[u8],
+    ) -> Result<SlotFile, IoError> {
+        let tmp = name.to_owned() + TMP_SUFFIX;
+        let make = || -> io::Result<Arc<dyn File>> {
+            match store.remove(&tmp) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let file = store.create(&tmp)?;
+            file.set_len(2 * SLOT_STRIDE)?;
+            let block = block_bytes(store);
+            // Both slots are written once, so that later writes change no metadata.
+            file.write_at(SLOT_STRIDE, &AlignedBuf::new(block)?[..block])?;
+            file.write_at(0, &slot_block(block, kind, log_id, 0, content)?[..block])?;
+            file.sync()?;
+            store.rename(&tmp, name)?;
+            store.sync_dir()?;
+            Ok(file)
+        };
+        match make() {
+            Ok(file) => Ok(SlotFile { file, name: name.to_owned(), kind, log_id, sequence: 0 }),
+            Err(error) => {
+                // The first error is the one to report; a leftover is swept at the next open.
+                store.remove(&tmp).ok();
+                Err(IoError::new("make", store.path(name), error))
+            }
+        }
+    }
+
+    /// Opens the file for writing, and reads what counts. None: there is no such file.
+    pub(crate) fn open(
+        store: &dyn Store,
+        name: &str,
+        kind: Kind,
+    ) -> Result<Option<(SlotFile, Slot)>, ScanError> {
+        let file = match store.open(name, Access::Write) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(IoError::new("open", store.path(name), error).into()),
+            Ok(file) => file,
+        };
+        let slot = read_file(store, &*file, name, kind)?;
+        let (log_id, sequence) = (slot.log_id, slot.sequence);
+        Ok(Some((SlotFile { file, name: name.to_owned(), kind, log_id, sequence }, slot)))
+    }
+
+    /// Replaces the content; it is durable when this returns. After an error either content may
+    /// count.
+    pub(crate) fn write(&mut self, store: &dyn Store, content: &[u8]) -> Result<(), IoError> {
+        let sequence = self.sequence + 1;
+        let write = || -> io::Result<()> {
+            let block = block_bytes(store);
+            let bytes = slot_block(block, self.kind, self.log_id, sequence, content)?;
+            self.file.write_at(sequence % 2 * SLOT_STRIDE, &bytes[..block])?;
+            self.file.sync()
+        };
+        write().map_err(|error| IoError::new("write", store.path(&self.name), error))?;
+        self.sequence = sequence;
+        Ok(())
+    }
+}
+
+/// Reads what counts in a slot file, without changing it. None: there is no such file.
+pub(crate) fn read(store: &dyn Store, name: &str, kind: Kind) -> Result<Option<Slot>, ScanError> {
+    match store.open(name, Access::Read) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(IoError::new("open", store.path(name), error).into()),
+        Ok(file) => read_file(store, &*file, name, kind).map(Some),
+    }
+}
+
+fn read_file(
+    store: &dyn Store,
+    file: &dyn File,
+    name: &str,
+    kind: Kind,
+) -> Result<Slot, ScanError> {
+    let failed = |error| IoError::new("read", store.path(name), error);
+    let block = block_bytes(store);
+    let mut bytes = AlignedBuf::new(block).map_err(failed)?;
+    let mut newest: Option<Slot> = None;
+    let mut first_error = None;
+    for offset in [0, SLOT_STRIDE] {
+        // A slot that cannot be read is as good as a torn one, if the other counts.
+        match file.read_at(offset, &mut bytes[..block]) {
+            Ok(read) => {
+                if let Some(slot) = decode(&bytes[..read], kind)
+                    && newest.as_ref().is_none_or(|newest| newest.sequence < slot.sequence)
+                {
+                    newest = Some(slot);
+                }
+            }
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    match (newest, first_error) {
+        (Some(slot), _) => Ok(slot),
+        (None, Some(error)) => Err(failed(error).into()),
+        (None, None) => Err(ScanError::Damaged(Damage {
+            segment: store.path(name),
+            offset: 0,
+            lost: None,
+            detail: "neither of the file's two slots is intact".to_owned(),
+        })),
+    }
+}
+
+fn block_bytes(store: &dyn Store) -> usize {
+    store.facts().block_bytes.max(SLOT_BYTES)
+}
+
+fn slot_block(
+    block: usize,
+    kind: Kind,
+    log_id: LogId,
+    sequence: u64,
+    content: &[u8],
+) -> io::Result<AlignedBuf> {
+    if content.len() > CONTENT_BYTES_MAX {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut bytes = AlignedBuf::new(block)?;
+    bytes[..4].copy_from_slice(&MAGIC);
+    bytes[8..24].copy_from_slice(&log_id.0);
+    put_u32(&mut bytes, 24, kind as u32);
+    put_u32(&mut bytes, 28, content.len() as u32);
+    put_u64(&mut bytes, 32, sequence);
+    bytes[HEAD_BYTES..HEAD_BYTES + content.len()].copy_from_slice(content);
+    let crc = crc32c(&bytes[8..SLOT_BYTES]);
+    put_u32(&mut bytes, 4, crc);
+    Ok(bytes)
+}
+
+fn decode(bytes: &[u8], kind: Kind) -> Option<Slot> {
+    let slot = bytes.get(..SLOT_BYTES)?;
+    if slot[..4] != MAGIC || get_u32(slot, 4) != crc32c(&slot[8..]) {
+        return None;
+    }
+    let len = get_u32(slot, 28) as usize;
+    if get_u32(slot, 24) != kind as u32
+        || len > CONTENT_BYTES_MAX
+        || !is_zero(&slot[HEAD_BYTES + len..])
+    {
+        return None;
+    }
+    let mut log_id = [0; 16];
+    log_id.copy_from_slice(&slot[8..24]);
+    Some(Slot {
+        log_id: LogId(log_id),
+        sequence: get_u64(slot, 32),
+        content: slot[HEAD_BYTES..HEAD_BYTES + len].to_vec(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::MemStore;
+
+    const ID: LogId = LogId([3; 16]);
+
+    #[test]
+    fn the_last_write_counts_and_a_torn_one_does_not() {
+        let store = MemStore::new(4096);
+        let mut file =
+            SlotFile::create(&*store, "c", Kind::Cursor, ID, b"one").expect("it is made");
+        for content in [&b"two"[..], b"three", b""] {
+            file.write(&*store, content).expect("it is written");
+            let slot = read(&*store, "c", Kind::Cursor).expect("it reads").expect("it is there");
+            assert_eq!((slot.content.as_slice(), slot.log_id), (content, ID));
+        }
+        // The last write, sequence 3, went to the second slot.
+        store.alter("c", 65536 + 40, 1, |byte| byte ^ 1);
+        let slot = read(&*store, "c", Kind::Cursor).expect("it reads").expect("it is there");
+        assert_eq!(slot.content, b"three");
+        let (mut file, _) =
+            SlotFile::open(&*store, "c", Kind::Cursor).expect("it opens").expect("it is there");
+        file.write(&*store, b"again").expect("it is written");
+        let slot = read(&*store, "c", Kind::Cursor).expect("it reads").expect("it is there");
+        assert_eq!(slot.content, b"again");
+    }
+
+    #[test]
+    fn damage_to_both_slots_is_an_error_and_another_kind_too() {
+        let store = MemStore::new(512);
+        assert!(read(&*store, "c", Kind::Cursor).expect("it reads").is_none());
+        SlotFile::create(&*store, "c", Kind::Cursor, ID, b"one").expect("it is made");
+        assert!(matches!(read(&*store, "c", Kind::Mark), Err(ScanError::Damaged(_))));
+        store.alter("c", 9, 1, |byte| byte ^ 1);
+        assert!(matches!(read(&*store, "c", Kind::Cursor), Err(ScanError::Damaged(_))));
+    }
+}
