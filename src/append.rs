@@ -56,7 +56,7 @@ pub(crate) fn append<'a>(
     // it fills its slot holds up nobody.
     let lsn = match shared.numbers.take(1) {
         Ok(lsn) => lsn,
-        Err(shut) => match take_at_shut_gate(shared, 1, shut, patience) {
+        Err(shut) => match take_at_shut_gate(shared, 1, None, shut, patience) {
             Ok(lsn) => lsn,
             Err(error) => {
                 abort(shared, ring, claim);
@@ -64,9 +64,10 @@ pub(crate) fn append<'a>(
             }
         },
     };
+    let generation = shared.extent.generation();
     ring.publish(claim, SlotState::Record, lsn, meta);
     ring_bell(shared);
-    Ok(Ticket::new(shared, lsn, lsn))
+    Ok(Ticket::new(shared, lsn, lsn, generation))
 }
 
 /// A record that no ring takes, or one that this process may not append.
@@ -193,7 +194,15 @@ enum Place<'a> {
 }
 
 impl<'a> Space<'a> {
-    fn shared(&self) -> &'a Arc<Shared> {
+    /// Publishing it is refused when the log has left this generation.
+    pub(crate) fn bind(&mut self, generation: u64) {
+        match &mut self.place {
+            Place::Ring(space) => space.bound_to = Some(generation),
+            Place::Heap(space) => space.bound_to = Some(generation),
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &'a Arc<Shared> {
         match &self.place {
             Place::Ring(space) => space.shared,
             Place::Heap(space) => space.shared,
@@ -247,6 +256,8 @@ struct RingSpace<'a> {
     ring: &'a Ring,
     /// `None` once published or aborted.
     claim: Option<Claim>,
+    /// The generation of the log outside which it must not be published.
+    bound_to: Option<u64>,
 }
 
 impl<'a> RingSpace<'a> {
@@ -276,15 +287,13 @@ impl<'a> RingSpace<'a> {
         let shared = self.shared;
         // The number comes last, two instructions before it is published: a producer that is
         // preempted while it fills its slot holds up nobody.
-        let first = match shared.numbers.take(count) {
-            Ok(first) => first,
-            Err(shut) => take_at_shut_gate(shared, count, shut, patience)?,
-        };
+        let first = take_numbers(shared, count, self.bound_to, patience)?;
+        let generation = shared.extent.generation();
         if let Some(claim) = self.claim.take() {
             self.ring.publish(claim, state, first, meta);
         }
         ring_bell(shared);
-        Ok(Ticket::new(shared, first, first + count - 1))
+        Ok(Ticket::new(shared, first, first + count - 1, generation))
     }
 }
 
@@ -329,7 +338,7 @@ fn claim<'a>(
         None => wait_for_room(shared, patience, ASK_ROOM, || None, || shared.rings.claim(units))?,
     };
     let (ring, claim) = found;
-    Ok(RingSpace { shared, ring, claim: Some(claim) })
+    Ok(RingSpace { shared, ring, claim: Some(claim), bound_to: None })
 }
 
 /// Waits until `attempt` succeeds, as long as the patience lasts and neither the gate nor `refusal`
@@ -370,11 +379,34 @@ fn wait_for_room<T>(
     outcome
 }
 
+/// Takes `count` numbers for a slot that was claimed before.
+fn take_numbers(
+    shared: &Shared,
+    count: u64,
+    bound_to: Option<u64>,
+    patience: Patience,
+) -> Result<u64, AppendError> {
+    if has_left(shared, bound_to) {
+        return Err(AppendError::Truncated);
+    }
+    match shared.numbers.take(count) {
+        Ok(first) => Ok(first),
+        Err(shut) => take_at_shut_gate(shared, count, bound_to, shut, patience),
+    }
+}
+
+/// Whether the log was truncated since. (One that is truncated at this very moment may have the
+/// record before the cut or behind it, as with any append.)
+fn has_left(shared: &Shared, generation: Option<u64>) -> bool {
+    generation.is_some_and(|generation| generation != shared.extent.generation())
+}
+
 /// Waits for the gate to open. No number is held meanwhile.
 #[cold]
 fn take_at_shut_gate(
     shared: &Shared,
     count: u64,
+    bound_to: Option<u64>,
     mut shut: Shut,
     patience: Patience,
 ) -> Result<u64, AppendError> {
@@ -390,6 +422,9 @@ fn take_at_shut_gate(
                 break Err(AppendError::TimedOut);
             }
             Patience::Until(deadline) => shared.numbers.wait_for_change(Some(deadline)),
+        }
+        if has_left(shared, bound_to) {
+            break Err(AppendError::Truncated);
         }
         match shared.numbers.take(count) {
             Ok(first) => break Ok(first),
@@ -407,6 +442,8 @@ struct LargeSpace<'a> {
     buf: Option<AlignedBuf>,
     /// Bytes of the budget to return; 0 once the writer owns the buffer.
     budget: u64,
+    /// The generation of the log outside which it must not be published.
+    bound_to: Option<u64>,
 }
 
 impl<'a> LargeSpace<'a> {
@@ -429,7 +466,7 @@ impl<'a> LargeSpace<'a> {
             wait_for_room(shared, patience, ASK_SPACE, refusal, take)?;
         }
         // Made first, so that the budget is returned if there is no memory.
-        let mut space = LargeSpace { shared, buf: None, budget };
+        let mut space = LargeSpace { shared, buf: None, budget, bound_to: None };
         let buf = AlignedBuf::new(disk_bytes);
         space.buf = Some(buf.map_err(|_| AppendError::OutOfMemory { bytes: disk_bytes })?);
         Ok(space)
@@ -446,10 +483,8 @@ impl<'a> LargeSpace<'a> {
     fn publish(mut self, content: Content, patience: Patience) -> Result<Ticket<'a>, AppendError> {
         let count = u64::from(content.count);
         let mut slot = claim(self.shared, size_of::<usize>(), patience)?;
-        let first = match self.shared.numbers.take(count) {
-            Ok(first) => first,
-            Err(shut) => take_at_shut_gate(self.shared, count, shut, patience)?,
-        };
+        let first = take_numbers(self.shared, count, self.bound_to, patience)?;
+        let generation = self.shared.extent.generation();
         if let Some(buf) = self.buf.take() {
             // From here on the writer returns the budget.
             self.budget = 0;
@@ -459,7 +494,7 @@ impl<'a> LargeSpace<'a> {
             slot.ring.publish(claim, SlotState::Large, first, Meta(0, 0));
         }
         ring_bell(self.shared);
-        Ok(Ticket::new(self.shared, first, first + count - 1))
+        Ok(Ticket::new(self.shared, first, first + count - 1, generation))
     }
 }
 
@@ -487,7 +522,9 @@ pub struct Reservation<'a> {
 }
 
 impl<'a> Reservation<'a> {
-    pub(crate) fn new(space: Space<'a>) -> Self {
+    pub(crate) fn new(mut space: Space<'a>) -> Self {
+        let generation = space.shared().extent.generation();
+        space.bind(generation);
         Reservation { space }
     }
 
@@ -496,7 +533,7 @@ impl<'a> Reservation<'a> {
     /// Blocks only while the log waits for its next segment to be prepared.
     ///
     /// # Errors
-    /// The log was closed or poisoned, or ran out of space, since the reservation was made:
+    /// The log was closed, poisoned or truncated, or ran out of space, since the reservation was made:
     /// [`AppendError`]. The record is not in the log then.
     pub fn publish(self) -> Result<Ticket<'a>, AppendError> {
         self.space.publish(Patience::Forever)

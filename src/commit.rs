@@ -65,6 +65,12 @@ impl Commit {
         }
     }
 
+    /// Whether neither watermark will move any more.
+    pub(crate) fn is_ended(&self) -> bool {
+        // Acquire: partner is the Release in `end`.
+        self.state.load(Ordering::Acquire) == ENDED
+    }
+
     pub(crate) fn poison(&self) -> Option<&Poison> {
         self.poison.get()
     }
@@ -89,35 +95,39 @@ impl Commit {
         }))
     }
 
-    /// Blocks until `lsn` is done, has failed, or the deadline has passed.
+    /// Blocks until `lsn` is done, has failed, or the deadline has passed. `cut` says when the record
+    /// was done and has been cut off again; it is asked first, each time.
     pub(crate) fn wait(
         &self,
         lsn: u64,
         level: Level,
         deadline: Option<Instant>,
         idle: Idle,
+        cut: impl Fn() -> Option<WaitError>,
     ) -> Result<(), WaitError> {
-        if let Some(outcome) = self.outcome(lsn, level) {
+        let settled = || match cut() {
+            Some(error) => Some(Err(error)),
+            None => self.outcome(lsn, level),
+        };
+        if let Some(outcome) = settled() {
             return outcome;
         }
         match idle {
-            Idle::Park => self.wait_parked(lsn, level, deadline),
-            Idle::Spin => self.wait_busy(lsn, level, deadline, core::hint::spin_loop),
-            Idle::Yield => self.wait_busy(lsn, level, deadline, std::thread::yield_now),
+            Idle::Park => self.wait_parked(lsn, level, deadline, settled),
+            Idle::Spin => Self::wait_busy(deadline, core::hint::spin_loop, settled),
+            Idle::Yield => Self::wait_busy(deadline, std::thread::yield_now, settled),
         }
     }
 
     fn wait_busy(
-        &self,
-        lsn: u64,
-        level: Level,
         deadline: Option<Instant>,
         pause: fn(),
+        settled: impl Fn() -> Option<Result<(), WaitError>>,
     ) -> Result<(), WaitError> {
         loop {
             // The clock is read once in a while only.
             for _ in 0..64 {
-                if let Some(outcome) = self.outcome(lsn, level) {
+                if let Some(outcome) = settled() {
                     return outcome;
                 }
                 pause();
@@ -133,13 +143,14 @@ impl Commit {
         lsn: u64,
         level: Level,
         deadline: Option<Instant>,
+        settled: impl Fn() -> Option<Result<(), WaitError>>,
     ) -> Result<(), WaitError> {
         let (node, is_new) = Node::for_this_thread(self, lsn, level);
         if is_new {
             self.push(node.clone());
         }
         loop {
-            if let Some(outcome) = self.outcome(lsn, level) {
+            if let Some(outcome) = settled() {
                 node.abandon();
                 Node::keep_for_this_thread(node);
                 return outcome;
@@ -194,6 +205,14 @@ impl Commit {
             Level::Acked => self.acked.store(lsn, Ordering::Release),
             Level::Synced => self.synced.store(lsn, Ordering::Release),
         }
+    }
+
+    /// Moves both watermarks back: what stood behind `lsn` was cut off. Nobody waits for a number
+    /// that was done, and whoever asks for one is told by the generation, which was moved before.
+    pub(crate) fn clamp(&self, lsn: u64) {
+        // Release: partner is the Acquire in `watermark`.
+        self.acked.store(lsn, Ordering::Release);
+        self.synced.store(lsn, Ordering::Release);
     }
 
     /// Ends the log's life, with the failure that ended it if one did. Wake everyone afterwards.

@@ -65,6 +65,12 @@ impl Drain {
         self.next_lsn
     }
 
+    /// The next number to emit is a lower one: the log was cut. Everything numbered was emitted.
+    pub(crate) fn rewind(&mut self, next_lsn: u64) {
+        debug_assert!(!self.window.is_occupied());
+        self.next_lsn = next_lsn;
+    }
+
     pub(crate) fn stats(&self) -> DrainStats {
         self.stats
     }

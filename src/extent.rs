@@ -6,6 +6,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crossbeam_utils::CachePadded;
+
 use crate::mark::MarkFile;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -16,8 +18,9 @@ pub(crate) struct Extent {
     first_epoch: AtomicU64,
     /// The segment that batches go to.
     live_epoch: AtomicU64,
-    /// Truncations so far, in the log's whole life.
-    generation: AtomicU64,
+    /// Truncations so far, in the log's whole life. Producers read it with every record: nothing
+    /// that changes stands beside it.
+    generation: CachePadded<AtomicU64>,
     /// The truncations since the log was opened, in order.
     cuts: Mutex<Vec<Cut>>,
     files: Mutex<Files>,
@@ -30,6 +33,8 @@ pub(crate) struct Cut {
     pub(crate) generation: u64,
     /// The last record that it kept.
     pub(crate) after: u64,
+    /// The last record that there was.
+    pub(crate) last: u64,
 }
 
 /// What one thread at a time may change: the segment files other than the live one, and the mark.
@@ -48,7 +53,7 @@ impl Extent {
             first_lsn: AtomicU64::new(mark.first_lsn),
             first_epoch: AtomicU64::new(mark.first_epoch),
             live_epoch: AtomicU64::new(live_epoch),
-            generation: AtomicU64::new(mark.generation),
+            generation: CachePadded::new(AtomicU64::new(mark.generation)),
             cuts: Mutex::new(Vec::new()),
             files: Mutex::new(files),
         }
@@ -90,6 +95,18 @@ impl Extent {
         }
         let cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
         cuts.iter().filter(|cut| cut.generation > generation).map(|cut| cut.after).min()
+    }
+
+    /// The last record that was kept when the record `lsn`, which was there in `generation`, was cut
+    /// off; none when it was not.
+    #[inline]
+    pub(crate) fn cut_off(&self, lsn: u64, generation: u64) -> Option<u64> {
+        if self.generation() == generation {
+            return None;
+        }
+        let cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
+        let hit = |cut: &&Cut| cut.generation > generation && cut.after < lsn && lsn <= cut.last;
+        cuts.iter().find(hit).map(|cut| cut.after)
     }
 
     /// The mark says that the log starts later now.

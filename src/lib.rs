@@ -101,6 +101,7 @@ mod sync;
 mod testing;
 mod ticket;
 mod timing;
+mod truncate;
 mod waiters;
 mod writer;
 
@@ -120,3 +121,4 @@ pub use recovery::{
 pub use stats::{Stall, Stats};
 pub use ticket::{OwnedTicket, Ticket};
 pub use timing::BatchTiming;
+pub use truncate::TruncateError;

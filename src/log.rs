@@ -22,7 +22,7 @@ use crate::read::Reader;
 use crate::recovery::{RecoverConfig, RecoveryReport, recover};
 use crate::rings::RingSet;
 use crate::segment::system_entropy;
-use crate::shared::{ASK_CLOSE, Limits, Shared, SharedParts};
+use crate::shared::{ASK_CLOSE, EntropySource, Limits, Shared, SharedParts};
 use crate::space::{Space, Start};
 use crate::stats::Stats;
 use crate::ticket::Ticket;
@@ -56,7 +56,7 @@ impl Log {
     pub(crate) fn open_with(options: Options, dir: &Path) -> Result<Log, OpenError> {
         options.validate()?;
         let store = OsStore::open(dir, options.create, options.buffered)?;
-        let parts = Parts::assemble(store, &options, Clock::system(), Box::new(system_entropy))?;
+        let parts = Parts::assemble(store, &options, Clock::system(), Arc::new(system_entropy))?;
         parts.start(options)
     }
 
@@ -174,7 +174,7 @@ impl Log {
     /// # Errors
     /// A write or sync failed, or the log was closed before it reached the number: [`WaitError`].
     pub fn wait_durable(&self, lsn: Lsn) -> Result<(), WaitError> {
-        self.handle.shared.wait(lsn.get(), Level::Synced, None)
+        self.handle.shared.wait(lsn.get(), Level::Synced, None, None)
     }
 
     /// As [`wait_durable`](Self::wait_durable), no longer than `timeout`.
@@ -182,7 +182,7 @@ impl Log {
     /// # Errors
     /// As there, and [`WaitError::TimedOut`].
     pub fn wait_durable_timeout(&self, lsn: Lsn, timeout: Duration) -> Result<(), WaitError> {
-        self.handle.shared.wait(lsn.get(), Level::Synced, Some(timeout))
+        self.handle.shared.wait(lsn.get(), Level::Synced, None, Some(timeout))
     }
 
     /// A reader that starts at `from` ([`Lsn::NONE`] for the beginning; a number not reached yet is
@@ -259,6 +259,17 @@ impl Log {
             Some(poison) => Err(CloseError::Poisoned(poison.clone())),
             None => Ok(CloseReport { last_lsn: self.last_lsn(), stats: self.stats() }),
         }
+    }
+}
+
+impl Log {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
+    }
+
+    /// Whether this is the writer's own thread, which calls the wakers: it must wait for nothing.
+    pub(crate) fn is_writer_thread(&self) -> bool {
+        self.handle.writer_id == Some(std::thread::current().id())
     }
 }
 
@@ -344,8 +355,6 @@ impl Drop for Handle {
     }
 }
 
-type EntropySource = Box<dyn Fn() -> std::io::Result<u64> + Send>;
-
 /// The parts of a log before any thread runs.
 pub(crate) struct Parts {
     pub(crate) shared: Arc<Shared>,
@@ -394,6 +403,7 @@ impl Parts {
                 rings,
                 next_lsn: recovered.next_lsn,
                 clock,
+                entropy: entropy.clone(),
                 store: store.clone(),
                 extent,
                 live_index: LiveIndex::new(&recovered.index),
@@ -410,7 +420,7 @@ impl Parts {
             next_epoch,
             ready: recovered.ready.len() as u64,
             bytes_per_s: options.prepare_bytes_per_s,
-            entropy,
+            entropy: Box::new(move || entropy()),
         };
         let preparer = Preparer::new(shared.clone(), link.clone(), sender, plan);
         let start = Start {

@@ -193,7 +193,7 @@ fn a_waiter_is_never_left_behind() {
         let waiter = {
             let (commit, data) = (commit.clone(), data.clone());
             thread::spawn(move || {
-                commit.wait(1, Level::Acked, None, Idle::Park).unwrap();
+                commit.wait(1, Level::Acked, None, Idle::Park, || None).unwrap();
                 assert_eq!(
                     data.load(Ordering::Relaxed),
                     7,
@@ -217,8 +217,8 @@ fn the_end_reaches_everyone() {
         let waiter = {
             let commit = commit.clone();
             thread::spawn(move || {
-                assert!(commit.wait(2, Level::Acked, None, Idle::Park).is_err());
-                assert!(commit.wait(1, Level::Acked, None, Idle::Park).is_ok());
+                assert!(commit.wait(2, Level::Acked, None, Idle::Park, || None).is_err());
+                assert!(commit.wait(1, Level::Acked, None, Idle::Park, || None).is_ok());
             })
         };
         commit.end(None);

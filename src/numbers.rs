@@ -109,6 +109,14 @@ impl Numbers {
         self.bump();
     }
 
+    /// Sets the next number back, while the gate is shut and everything given out was drained. The
+    /// writer's call only.
+    pub(crate) fn rewind(&self, next: u64) {
+        debug_assert!(self.next.load(Ordering::Relaxed) & SHUT != 0);
+        // Release: partner is the Acquire in `last`.
+        self.held.store(next, Ordering::Release);
+    }
+
     /// Replaces "still preparing" by "no space" and back, without opening. The writer's call only.
     pub(crate) fn set_space_reason(&self, reason: Shut) {
         if self.why() < Shut::Closed
@@ -160,6 +168,18 @@ mod tests {
         assert_eq!(numbers.shut(Shut::NoSpace), 4);
         assert_eq!(numbers.take(1), Err(Shut::NoSpace));
         assert_eq!(numbers.take(500), Err(Shut::NoSpace));
+        assert_eq!(numbers.last(), 3);
+        numbers.open();
+        assert_eq!(numbers.take(1), Ok(4));
+    }
+
+    #[test]
+    fn numbers_are_given_out_again_after_a_rewind() {
+        let numbers = Numbers::new(1);
+        assert_eq!(numbers.take(10), Ok(1));
+        numbers.shut(Shut::Preparing);
+        assert_eq!(numbers.take(1), Err(Shut::Preparing));
+        numbers.rewind(4);
         assert_eq!(numbers.last(), 3);
         numbers.open();
         assert_eq!(numbers.take(1), Ok(4));

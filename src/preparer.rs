@@ -51,6 +51,11 @@ impl PreparerLink {
         self.bell.ring();
     }
 
+    /// A segment that was taken stands ready again.
+    pub(crate) fn gave_back(&self) {
+        self.taken.fetch_sub(1, Ordering::Release);
+    }
+
     /// Ends the preparer, at its next step.
     pub(crate) fn stop(&self) {
         self.stop.store(1, Ordering::Release);

@@ -113,6 +113,7 @@ fn is_ours(name: &str) -> bool {
     name.strip_suffix(TMP_SUFFIX).is_some_and(|stem| {
         frame::parse_segment_name(stem).is_some()
             || stem == MARK_NAME
+            || stem == "truncation"
             || stem == "calibrate"
             || stem == "calibration"
             || stem.starts_with("direct-")

@@ -16,6 +16,9 @@ use crate::mem::AlignedBuf;
 /// Ending of the name of a file that is not finished; recovery removes such files.
 pub(crate) const TMP_SUFFIX: &str = ".tmp";
 
+/// Ending of the name of a file that waits to be used again; what it holds is worth nothing.
+pub(crate) const SPARE_SUFFIX: &str = ".spare";
+
 /// Most bytes of zeros that one step writes.
 const FILL_CHUNK_BYTES: usize = 1 << 20;
 
@@ -50,20 +53,42 @@ impl Filler {
     /// Creates the file under its temporary name, in place of a leftover of that name, and reserves
     /// its space. Leaves nothing behind when it fails.
     pub(crate) fn start(store: &dyn Store, header: SegmentHeader) -> io::Result<Filler> {
+        Filler::start_as(store, &tmp_name(header.epoch), header)
+    }
+
+    fn start_as(store: &dyn Store, name: &str, header: SegmentHeader) -> io::Result<Filler> {
         let zeros = AlignedBuf::new(FILL_CHUNK_BYTES.min(header.segment_bytes as usize))?;
-        let name = tmp_name(header.epoch);
-        match store.remove(&name) {
+        match store.remove(name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let file = store.create(&name)?;
+        let file = store.create(name)?;
         if let Err(error) = file.allocate(header.segment_bytes) {
             drop(file);
             // The first error is the one to report; a leftover is swept at the next open.
-            store.remove(&name).ok();
+            store.remove(name).ok();
             return Err(error);
         }
         Ok(Filler { header, file, zeros, filled_bytes: 0 })
+    }
+
+    /// Makes a whole file of zeros for the segment with this header, under `name`, synced by nobody
+    /// yet. Leaves nothing behind when it fails.
+    pub(crate) fn fill_new(
+        store: &dyn Store,
+        name: &str,
+        header: &SegmentHeader,
+    ) -> io::Result<Arc<dyn File>> {
+        let mut filler = Filler::start_as(store, name, *header)?;
+        match filler.fill() {
+            Ok(()) => Ok(filler.file),
+            Err(error) => {
+                drop(filler);
+                // The first error is the one to report; a leftover is swept at the next open.
+                store.remove(name).ok();
+                Err(error)
+            }
+        }
     }
 
     /// Writes the next zeros: whole blocks, at least one, at most `bytes_max` and 1 MiB. True when
@@ -99,12 +124,7 @@ impl Filler {
     /// Writes both header copies, syncs the file, gives it its final name (replacing a file that has
     /// it) and makes the name durable. When it fails, the file may have either name.
     pub(crate) fn finish(self, store: &dyn Store) -> io::Result<Arc<dyn File>> {
-        let block = self.header.block_bytes as usize;
-        let mut copies = AlignedBuf::new(self.header.data_offset() as usize)?;
-        for copy in copies[..self.header.data_offset() as usize].chunks_exact_mut(block) {
-            self.header.encode(copy);
-        }
-        self.file.write_at(0, &copies[..self.header.data_offset() as usize])?;
+        write_headers(&*self.file, &self.header)?;
         self.file.sync()?;
         let epoch = self.header.epoch;
         store.rename(&tmp_name(epoch), &frame::segment_name(epoch))?;
@@ -118,6 +138,22 @@ impl Filler {
         drop(self.file);
         store.remove(&name)
     }
+}
+
+/// Writes both copies of the header. The caller syncs.
+pub(crate) fn write_headers(file: &dyn File, header: &SegmentHeader) -> io::Result<()> {
+    let bytes = header.data_offset() as usize;
+    let mut copies = AlignedBuf::new(bytes)?;
+    for copy in copies[..bytes].chunks_exact_mut(header.block_bytes as usize) {
+        header.encode(copy);
+    }
+    file.write_at(0, &copies[..bytes])
+}
+
+/// The name under which a segment's file waits to be used again. Two files never have the same:
+/// in one generation a segment is given up once.
+pub(crate) fn spare_name(epoch: u64, generation: u64) -> String {
+    format!("{epoch:020}-{generation}{SPARE_SUFFIX}")
 }
 
 /// The name under which the segment `epoch` is prepared.

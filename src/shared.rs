@@ -12,12 +12,14 @@ use crate::extent::Extent;
 use crate::footer::footer_bytes;
 use crate::fork::ForkGuard;
 use crate::index::LiveIndex;
+use crate::lsn::Lsn;
 use crate::numbers::{Numbers, Shut};
 use crate::options::{Durability, Idle, Options};
 use crate::rings::RingSet;
 use crate::stats::Counters;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::timing::Timings;
+use crate::truncate::TruncateQueue;
 
 pub(crate) struct Shared {
     pub(crate) rings: RingSet,
@@ -27,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) timings: Timings,
     pub(crate) clock: Clock,
+    /// Random numbers, for salts.
+    pub(crate) entropy: EntropySource,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) extent: Extent,
     pub(crate) live_index: LiveIndex,
@@ -40,6 +44,8 @@ pub(crate) struct Shared {
     sync_target: AtomicU64,
     /// Prepared bytes not yet written, as of the writer's last batch.
     pub(crate) free_bytes: AtomicU64,
+    /// Truncations asked for and not yet done.
+    pub(crate) truncations: TruncateQueue,
     /// 1 while the preparer finds no space for a further segment.
     out_of_space: AtomicU32,
 }
@@ -48,6 +54,8 @@ pub(crate) struct Shared {
 pub(crate) const ASK_CLOSE: u32 = 1;
 /// A producer found no room: see whether a ring is pinned.
 pub(crate) const ASK_ROOM: u32 = 2;
+/// Cut the log; the request stands in `truncations`.
+pub(crate) const ASK_TRUNCATE: u32 = 8;
 /// The preparer has sent something, or a large record was given up: count the space again.
 pub(crate) const ASK_SPACE: u32 = 4;
 
@@ -103,6 +111,10 @@ impl Limits {
         let large = large_bytes.max(self.large_disk_bytes_max as u64);
         let needed = self.reserve_bytes(rings) + 2 * large;
         (self.segments_ready_min as u64).max(needed.div_ceil(self.usable_bytes() as u64))
+    }
+
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        self.segment_bytes as u64
     }
 
     fn usable_bytes(&self) -> usize {
@@ -169,11 +181,13 @@ impl Shared {
         self.commit.poison()
     }
 
-    /// Waits until `lsn` has reached `level`.
+    /// Waits until `lsn` has reached `level`. The number is that of a record of the generation
+    /// `since`, or only a number: then one that is reached while the wait lasts.
     pub(crate) fn wait(
         &self,
         lsn: u64,
         level: Level,
+        since: Option<u64>,
         timeout: Option<Duration>,
     ) -> Result<(), WaitError> {
         if self.fork.forked() {
@@ -182,7 +196,16 @@ impl Shared {
         self.ask_for_sync(lsn, level);
         // A timeout beyond what the clock can say is no timeout.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        self.commit.wait(lsn, level, deadline, self.waiter_idle)
+        let generation = since.unwrap_or_else(|| self.extent.generation());
+        let cut = || self.cut_off(lsn, generation);
+        self.commit.wait(lsn, level, deadline, self.waiter_idle, cut)
+    }
+
+    /// The error of whoever waits for a record that was cut off since `generation`.
+    #[inline]
+    pub(crate) fn cut_off(&self, lsn: u64, generation: u64) -> Option<WaitError> {
+        let last = Lsn::new(self.extent.cut_off(lsn, generation)?);
+        Some(WaitError::Truncated { last })
     }
 
     /// A log that syncs only when asked is asked.
@@ -210,6 +233,7 @@ impl Shared {
             counters: Counters::default(),
             timings: Timings::new(),
             clock: parts.clock,
+            entropy: parts.entropy,
             store: parts.store,
             extent: parts.extent,
             live_index: parts.live_index,
@@ -220,15 +244,20 @@ impl Shared {
             asks: AtomicU32::new(0),
             sync_target: AtomicU64::new(0),
             free_bytes: AtomicU64::new(0),
+            truncations: TruncateQueue::default(),
             out_of_space: AtomicU32::new(0),
         }
     }
 }
 
+/// Where random numbers come from: the system, or a seeded simulation.
+pub(crate) type EntropySource = Arc<dyn Fn() -> std::io::Result<u64> + Send + Sync>;
+
 pub(crate) struct SharedParts {
     pub(crate) rings: RingSet,
     pub(crate) next_lsn: u64,
     pub(crate) clock: Clock,
+    pub(crate) entropy: EntropySource,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) extent: Extent,
     pub(crate) live_index: LiveIndex,

@@ -17,6 +17,7 @@ use crate::options::Options;
 use crate::preparer::{Preparer, Step};
 use crate::read::Reader;
 use crate::sync::{AtomicU64, Ordering};
+use crate::truncate::TruncateError;
 use crate::writer::{Next, Writer};
 
 /// What a turn of the writer came to.
@@ -58,9 +59,24 @@ pub fn open(
             .wrapping_mul(0xBF58_476D_1CE4_E5B9))
     };
     let store = disk.store();
-    let parts = Parts::assemble(store, &options, Clock::Manual(clock.clone()), Box::new(entropy))?;
+    let parts = Parts::assemble(store, &options, Clock::Manual(clock.clone()), Arc::new(entropy))?;
     let (log, writer, preparer) = parts.stepped(&options)?;
     Ok((log, Stepper { writer, preparer, clock }))
+}
+
+/// A truncation that goes on while turns are taken.
+pub struct Truncation(crate::truncate::Truncation);
+
+impl Truncation {
+    /// What came of it: as [`Log::truncate_after`]. `None` while turns are to be taken.
+    pub fn result(&self) -> Option<Result<Lsn, TruncateError>> {
+        self.0.result()
+    }
+}
+
+/// Asks for what [`Log::truncate_after`] does; the writer's turns do it.
+pub fn truncate_after(log: &Log, lsn: Lsn) -> Truncation {
+    Truncation(log.ask_to_truncate(lsn))
 }
 
 /// A reader of all that `durable` allows, on the disk's current life, without opening the log.

@@ -42,6 +42,8 @@ pub(crate) struct Space {
     deliveries: Receiver<Delivery>,
     link: Arc<PreparerLink>,
     gate_shut: bool,
+    /// A truncation holds the gate shut.
+    held: bool,
     /// Since when the writer waits for a segment.
     waiting_since_ns: Option<u64>,
 }
@@ -74,6 +76,7 @@ impl Space {
             deliveries,
             link,
             gate_shut: false,
+            held: false,
             waiting_since_ns: None,
         }
     }
@@ -139,6 +142,51 @@ impl Space {
         Need::Met
     }
 
+    /// Keeps the gate shut, whatever space there is, or lets it go.
+    pub(crate) fn hold(&mut self, shared: &Shared, held: bool) {
+        self.held = held;
+        self.account(shared);
+    }
+
+    /// The segments that stand ready, in order: a truncation takes them all.
+    pub(crate) fn take_ready(&mut self, shared: &Shared) -> Result<Vec<LiveSegment>, IoError> {
+        self.take_deliveries(shared)?;
+        let ready: Vec<LiveSegment> = self.ready.drain(..).collect();
+        ready.iter().for_each(|_| self.link.took_one());
+        Ok(ready)
+    }
+
+    /// Puts back what `take_ready` took.
+    pub(crate) fn put_back(&mut self, ready: Vec<LiveSegment>) {
+        ready.iter().for_each(|_| self.link.gave_back());
+        self.ready.extend(ready);
+    }
+
+    pub(crate) fn ring_preparer(&self) {
+        self.link.bell.ring();
+    }
+
+    pub(crate) fn live(&self) -> &LiveSegment {
+        &self.live
+    }
+
+    /// Writing goes on in another segment: the log was cut.
+    pub(crate) fn go_on_in(
+        &mut self,
+        shared: &Shared,
+        live: LiveSegment,
+        offset: u64,
+        prev_crc: u32,
+        index: SegmentIndex,
+    ) {
+        self.live = live;
+        self.offset = offset;
+        self.prev_crc = prev_crc;
+        self.index = index;
+        shared.live_index.show(&self.index);
+        shared.extent.set_live_epoch(self.live.header.epoch);
+    }
+
     /// Takes what the preparer sent.
     pub(crate) fn take_deliveries(&mut self, shared: &Shared) -> Result<(), IoError> {
         while let Ok(delivery) = self.deliveries.try_recv() {
@@ -181,7 +229,8 @@ impl Space {
         let free = self.room() + ready;
         shared.free_bytes.store(free, Ordering::Relaxed);
         let reason = if shared.is_out_of_space() { Shut::NoSpace } else { Shut::Preparing };
-        let short = free < shared.reserve_bytes() + 2 * shared.rings.large_unsealed_bytes();
+        let short =
+            self.held || free < shared.reserve_bytes() + 2 * shared.rings.large_unsealed_bytes();
         match (short, self.gate_shut) {
             (true, false) => {
                 shared.numbers.shut(reason);
@@ -190,7 +239,7 @@ impl Space {
             (false, true) => shared.numbers.open(),
             (false, false) => return,
         }
-        if short {
+        if short && !self.held {
             // More rings or large records than before may need more segments than it thought.
             self.link.bell.ring();
         }

@@ -12,6 +12,8 @@ pub struct Stats {
     pub appends: u64,
     /// Records acknowledged.
     pub acknowledged: u64,
+    /// Records cut off again by [`truncate_after`](crate::Log::truncate_after).
+    pub truncated_records: u64,
     /// Payload bytes in batches that were written.
     pub payload_bytes: u64,
     /// Bytes written to segments: payloads, headers, tables, padding.
@@ -81,6 +83,7 @@ pub(crate) struct Counters {
     pub(crate) lingers: Counter,
     pub(crate) beyond_window: Counter,
     pub(crate) rings_retired: Counter,
+    pub(crate) truncated_records: Counter,
     pub(crate) ring_full: StallCounter,
     pub(crate) no_segment: StallCounter,
     pub(crate) rotation_waits: StallCounter,
@@ -93,8 +96,9 @@ impl Counters {
     pub(crate) fn snapshot(&self, appends: u64, acknowledged: u64) -> Stats {
         let sync = self.sync.get();
         Stats {
-            appends,
-            acknowledged,
+            appends: appends + self.truncated_records.get(),
+            acknowledged: acknowledged + self.truncated_records.get(),
+            truncated_records: self.truncated_records.get(),
             payload_bytes: self.payload_bytes.get(),
             disk_bytes: self.disk_bytes.get(),
             padding_bytes: self.padding_bytes.get(),

@@ -24,12 +24,16 @@ pub struct Ticket<'a> {
     shared: &'a Arc<Shared>,
     first: u64,
     last: u64,
+    /// The generation of the log that the record was accepted in.
+    generation: u64,
     waiting: Waiting,
 }
 
 impl<'a> Ticket<'a> {
-    pub(crate) fn new(shared: &'a Arc<Shared>, first: u64, last: u64) -> Self {
-        Ticket { shared, first, last, waiting: Waiting::new() }
+    /// `generation` was read between the number and the publication of the record: no truncation
+    /// can have come in between.
+    pub(crate) fn new(shared: &'a Arc<Shared>, first: u64, last: u64, generation: u64) -> Self {
+        Ticket { shared, first, last, generation, waiting: Waiting::new() }
     }
 
     /// The record's number; for a batch, that of its last record.
@@ -44,16 +48,18 @@ impl<'a> Ticket<'a> {
 
     /// Whether the record is acknowledged already.
     pub fn is_done(&self) -> bool {
-        self.shared.commit.watermark(Level::Acked) >= self.last
+        self.shared.cut_off(self.last, self.generation).is_none()
+            && self.shared.commit.watermark(Level::Acked) >= self.last
     }
 
     /// Blocks until the record is acknowledged, and returns its number.
     ///
     /// # Errors
     /// The write or the sync failed, or failed before for an earlier record: [`WaitError`]. The record
-    /// may or may not be there when the log is opened again.
+    /// may or may not be there when the log is opened again. Or it was there and
+    /// [`truncate_after`](crate::Log::truncate_after) has cut it off.
     pub fn wait(self) -> Result<Lsn, WaitError> {
-        self.shared.wait(self.last, Level::Acked, None)?;
+        self.shared.wait(self.last, Level::Acked, Some(self.generation), None)?;
         Ok(self.lsn())
     }
 
@@ -62,7 +68,7 @@ impl<'a> Ticket<'a> {
     /// # Errors
     /// As [`wait`](Self::wait), and [`WaitError::TimedOut`].
     pub fn wait_timeout(&self, timeout: Duration) -> Result<Lsn, WaitError> {
-        self.shared.wait(self.last, Level::Acked, Some(timeout))?;
+        self.shared.wait(self.last, Level::Acked, Some(self.generation), Some(timeout))?;
         Ok(self.lsn())
     }
 }
@@ -74,6 +80,7 @@ impl Ticket<'_> {
             shared: self.shared.clone(),
             first: self.first,
             last: self.last,
+            generation: self.generation,
             waiting: Waiting::new(),
         }
     }
@@ -84,7 +91,7 @@ impl Future for Ticket<'_> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        poll(this.shared, this.last, &mut this.waiting, context)
+        poll(this.shared, this.last, this.generation, &mut this.waiting, context)
     }
 }
 
@@ -100,6 +107,8 @@ pub struct OwnedTicket {
     shared: Arc<Shared>,
     first: u64,
     last: u64,
+    /// The generation of the log that the record was accepted in.
+    generation: u64,
     waiting: Waiting,
 }
 
@@ -116,7 +125,8 @@ impl OwnedTicket {
 
     /// See [`Ticket::is_done`].
     pub fn is_done(&self) -> bool {
-        self.shared.commit.watermark(Level::Acked) >= self.last
+        self.shared.cut_off(self.last, self.generation).is_none()
+            && self.shared.commit.watermark(Level::Acked) >= self.last
     }
 
     /// See [`Ticket::wait`].
@@ -124,7 +134,7 @@ impl OwnedTicket {
     /// # Errors
     /// As there.
     pub fn wait(self) -> Result<Lsn, WaitError> {
-        self.shared.wait(self.last, Level::Acked, None)?;
+        self.shared.wait(self.last, Level::Acked, Some(self.generation), None)?;
         Ok(self.lsn())
     }
 
@@ -133,7 +143,7 @@ impl OwnedTicket {
     /// # Errors
     /// As there.
     pub fn wait_timeout(&self, timeout: Duration) -> Result<Lsn, WaitError> {
-        self.shared.wait(self.last, Level::Acked, Some(timeout))?;
+        self.shared.wait(self.last, Level::Acked, Some(self.generation), Some(timeout))?;
         Ok(self.lsn())
     }
 }
@@ -143,7 +153,7 @@ impl Future for OwnedTicket {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        poll(&this.shared, this.last, &mut this.waiting, context)
+        poll(&this.shared, this.last, this.generation, &mut this.waiting, context)
     }
 }
 
@@ -156,11 +166,15 @@ impl core::fmt::Debug for OwnedTicket {
 fn poll(
     shared: &Shared,
     last: u64,
+    generation: u64,
     waiting: &mut Waiting,
     context: &mut Context<'_>,
 ) -> Poll<Result<Lsn, WaitError>> {
     if shared.fork.forked() {
         return Poll::Ready(Err(WaitError::Forked));
+    }
+    if let Some(error) = shared.cut_off(last, generation) {
+        return Poll::Ready(Err(error));
     }
     waiting
         .poll(&shared.commit, last, Level::Acked, context)

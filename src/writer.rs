@@ -13,6 +13,7 @@
 //!   ([`Space`](crate::space::Space)).
 
 mod submit;
+mod truncate;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,7 +28,7 @@ use crate::error::{IoError, Poison};
 use crate::mem::AlignedBuf;
 use crate::numbers::Shut;
 use crate::options::{Durability, Idle, Options};
-use crate::shared::{ASK_CLOSE, ASK_ROOM, ASK_SPACE, Shared};
+use crate::shared::{ASK_CLOSE, ASK_ROOM, ASK_SPACE, ASK_TRUNCATE, Shared};
 use crate::space::{Need, Space};
 use crate::timing::RawTiming;
 use crate::waiters::{Node, Waiters};
@@ -83,6 +84,8 @@ pub(crate) struct Writer {
     /// The file written to and not yet synced (logs that acknowledge written records).
     unsynced: Option<Arc<dyn File>>,
     closing: bool,
+    /// A truncation was asked for and waits until everything accepted is on the disk.
+    truncating: bool,
     ended: bool,
     hold: Hold,
 }
@@ -173,6 +176,7 @@ impl Writer {
             idle_since_ns: shared.clock.now_ns(),
             unsynced: None,
             closing: false,
+            truncating: false,
             ended: false,
             hold: Hold::default(),
             disk,
@@ -370,6 +374,9 @@ impl Writer {
             }
             self.shared.counters.rings_retired.set(self.drain.stats().retired);
         }
+        if asked & ASK_TRUNCATE != 0 {
+            self.answer_truncate();
+        }
         if asked & ASK_CLOSE != 0 {
             self.shared.answered(ASK_CLOSE);
             self.closing = true;
@@ -503,6 +510,9 @@ impl Writer {
             return Next::Sleep(None);
         }
         let drained = self.drain.next_lsn() > self.shared.numbers.last();
+        if self.truncating {
+            return self.truncate(drained);
+        }
         let leaving = self.closing && drained;
         let idle_ns = self.shared.clock.now_ns().saturating_sub(self.idle_since_ns);
         let is_idle = idle_ns >= self.tuning.vouch_after_ns;
@@ -561,6 +571,7 @@ impl Writer {
         // The cause first: who finds the gate shut finds the cause.
         self.shared.commit.end(poison);
         self.shared.numbers.shut(reason);
+        self.shared.truncations.refuse_all(&self.shared);
         self.shared.rings.wake_all();
         self.space.end();
         self.drain.abandon(&self.shared.rings);
