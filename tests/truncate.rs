@@ -287,8 +287,7 @@ fn a_crash_at_every_boundary_leaves_the_old_log_or_the_new_one() {
     let disk = SimDisk::new(1, SimOptions::default());
     assert_eq!(run(&disk).last(), Some(&(2, end)));
     disk.restart();
-    let whole: Vec<u64> =
-        (1..=end).map(|lsn| if lsn <= cut_again { 0 } else { 2 }).collect();
+    let whole: Vec<u64> = (1..=end).map(|lsn| if lsn <= cut_again { 0 } else { 2 }).collect();
     assert_eq!(survivors(&disk, 6), whole);
     let boundaries = disk.steps();
     for boundary in 1..=boundaries {
