@@ -66,6 +66,7 @@ mod batch;
 mod clock;
 mod commit;
 mod cpu;
+mod cursor;
 mod disk;
 mod doorbell;
 mod drain;
@@ -106,6 +107,7 @@ mod waiters;
 mod writer;
 
 pub use append::Reservation;
+pub use cursor::{Cursor, CursorError, CursorInfo, cursors, remove_cursor};
 pub use disk::{Backend, BackendInfo, DeviceFacts, Method, MethodProbe};
 pub use error::{
     AppendError, CloseError, Damage, IoError, LockHolder, OpenError, Poison, ReadError, WaitError,

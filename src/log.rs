@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::append::{self, Patience, Reservation};
 use crate::clock::Clock;
 use crate::commit::Level;
+use crate::cursor;
 use crate::disk::os::OsStore;
 use crate::disk::{BackendInfo, LockError, LockGuard, Store};
 use crate::error::{AppendError, CloseError, IoError, OpenError, Poison, ReadError, WaitError};
@@ -21,7 +22,7 @@ use crate::preparer::{Plan, Preparer, PreparerLink};
 use crate::read::Reader;
 use crate::recovery::{RecoverConfig, RecoveryReport, recover};
 use crate::rings::RingSet;
-use crate::segment::system_entropy;
+use crate::segment::{ScanError, system_entropy};
 use crate::shared::{ASK_CLOSE, EntropySource, Limits, Shared, SharedParts};
 use crate::space::{Space, Start};
 use crate::stats::Stats;
@@ -385,6 +386,7 @@ impl Parts {
             entropy: &*entropy,
         };
         let recovered = recover(&store, &config)?;
+        clamp_cursors(&*store, recovered.next_lsn - 1)?;
         let rings = RingSet::new(
             options.lanes(),
             options.ring_bytes,
@@ -508,6 +510,15 @@ impl Parts {
             Some(error) => Err(error),
             None => Ok(Log { handle: Arc::new(handle) }),
         }
+    }
+}
+
+/// A truncation takes back the cursors that it leaves behind the end; a crash may have come between.
+fn clamp_cursors(store: &dyn Store, last: u64) -> Result<(), OpenError> {
+    match cursor::clamp(store, last) {
+        Err(ScanError::Io(error)) => Err(error.into()),
+        // Its consumer will be told; nobody else needs it.
+        Ok(()) | Err(ScanError::Damaged(_) | ScanError::Foreign { .. }) => Ok(()),
     }
 }
 

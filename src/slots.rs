@@ -88,11 +88,24 @@ impl SlotFile {
         }
     }
 
-    /// Opens the file for writing, and reads what counts. None: there is no such file.
+    /// Opens the file for writing, and reads what counts. It is durable then: whoever wrote it may have
+    /// died before the sync, or seen it fail, so the same bytes are written again and synced. (The next
+    /// write goes over the other slot, which nobody may lose before.) None: there is no such file.
     pub(crate) fn open(
         store: &dyn Store,
         name: &str,
         kind: Kind,
+    ) -> Result<Option<(SlotFile, Slot)>, ScanError> {
+        SlotFile::open_since(store, name, kind, None)
+    }
+
+    /// As [`open`](Self::open); nothing is written where what counts is still what the caller knows to
+    /// be durable, by its sequence number.
+    pub(crate) fn open_since(
+        store: &dyn Store,
+        name: &str,
+        kind: Kind,
+        durable: Option<u64>,
     ) -> Result<Option<(SlotFile, Slot)>, ScanError> {
         let file = match store.open(name, Access::Write) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -101,22 +114,35 @@ impl SlotFile {
         };
         let slot = read_file(store, &*file, name, kind)?;
         let (log_id, sequence) = (slot.log_id, slot.sequence);
-        Ok(Some((SlotFile { file, name: name.to_owned(), kind, log_id, sequence }, slot)))
+        let opened = SlotFile { file, name: name.to_owned(), kind, log_id, sequence };
+        if durable != Some(sequence) {
+            opened.put(store, sequence, &slot.content)?;
+        }
+        Ok(Some((opened, slot)))
+    }
+
+    /// The sequence number of what counts.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
     }
 
     /// Replaces the content; it is durable when this returns. After an error either content may
     /// count.
     pub(crate) fn write(&mut self, store: &dyn Store, content: &[u8]) -> Result<(), IoError> {
         let sequence = self.sequence + 1;
-        let write = || -> io::Result<()> {
+        self.put(store, sequence, content)?;
+        self.sequence = sequence;
+        Ok(())
+    }
+
+    fn put(&self, store: &dyn Store, sequence: u64, content: &[u8]) -> Result<(), IoError> {
+        let put = || -> io::Result<()> {
             let block = block_bytes(store);
             let bytes = slot_block(block, self.kind, self.log_id, sequence, content)?;
             self.file.write_at(sequence % 2 * SLOT_STRIDE, &bytes[..block])?;
             self.file.sync()
         };
-        write().map_err(|error| IoError::new("write", store.path(&self.name), error))?;
-        self.sequence = sequence;
-        Ok(())
+        put().map_err(|error| IoError::new("write", store.path(&self.name), error))
     }
 }
 

@@ -129,6 +129,9 @@ impl Store for MemStore {
     fn lock(&self) -> Result<LockGuard, LockError> {
         Ok(LockGuard(Box::new(())))
     }
+    fn lock_cursors(&self) -> Result<LockGuard, crate::IoError> {
+        Ok(LockGuard(Box::new(())))
+    }
     fn disk(
         self: Arc<Self>,
         _: &crate::Options,

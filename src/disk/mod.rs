@@ -33,6 +33,10 @@ pub(crate) trait Store: Send + Sync {
     fn facts(&self) -> &DeviceFacts;
     /// Takes the one writer's lock. It is held until the guard is dropped or the process dies.
     fn lock(&self) -> Result<LockGuard, LockError>;
+    /// Takes the lock under which cursors are changed, and read by whoever trims; waits for it. It
+    /// is held until the guard is dropped or the process dies, for a few small writes at most. It is the
+    /// last lock that anyone takes, and not taken twice by one thread.
+    fn lock_cursors(&self) -> Result<LockGuard, IoError>;
     /// The names of all entries, in no order.
     fn list(&self) -> io::Result<Vec<String>>;
     /// Creates a file that must not exist, for reading and writing.

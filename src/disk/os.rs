@@ -110,6 +110,24 @@ impl Store for OsStore {
         }
     }
 
+    fn lock_cursors(&self) -> Result<LockGuard, IoError> {
+        let failed = |action: &str, error: Errno| {
+            IoError::new(action, self.path(CURSORS_LOCK_NAME), error.into())
+        };
+        loop {
+            let fd = open_at(&self.dir, CURSORS_LOCK_NAME, OFlags::RDWR | OFlags::CREATE)
+                .map_err(|error| failed("open the lock file", error))?;
+            match fs::flock(&fd, FlockOperation::LockExclusive) {
+                // As above: a lock on a file that lost its name would exclude nobody.
+                Ok(()) if self.is_current(&fd, CURSORS_LOCK_NAME) => {
+                    return Ok(LockGuard(Box::new(Flock { fd, fork: ForkGuard::new() })));
+                }
+                Ok(()) | Err(Errno::INTR) => {}
+                Err(error) => return Err(failed("lock", error)),
+            }
+        }
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::Dir::read_from(&self.dir)? {
@@ -288,6 +306,7 @@ impl File for OsFile {
 }
 
 const LOCK_NAME: &str = "log.lock";
+const CURSORS_LOCK_NAME: &str = "cursors.lock";
 const LOCK_PATIENCE: Duration = Duration::from_millis(200);
 const LOCK_RETRY_EVERY: Duration = Duration::from_millis(5);
 
