@@ -11,13 +11,14 @@
 //! 3. the new segment gets its name, in place of an older segment with that epoch. **This is the
 //!    one step that cuts.** Before it, the mark's new generation counts for nothing; after it, whatever
 //!    stands in segments behind and is of a lower generation is stale, whatever it vouches for;
-//! 4. stale segments are given up, to be used again.
+//! 4. stale segments are given up, to be used again, and cursors that stood behind the cut are set back.
 
 use core::fmt;
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Mutex, PoisonError};
 
+use crate::cursor;
 use crate::disk::Store;
 use crate::error::{Damage, IoError, Poison};
 use crate::extent::Files;
@@ -355,7 +356,11 @@ impl Cutter<'_> {
         }
         store.sync_dir().map_err(|e| failed("sync the directory of", &name, e))?;
         self.files.next_epoch = header.epoch + 1;
-        Ok((live, end))
+        match cursor::clamp(store, lsn) {
+            Err(ScanError::Io(error)) => Err(error),
+            // A damaged cursor is its consumer's trouble, not the log's.
+            _ => Ok((live, end)),
+        }
     }
 
     /// Builds the new segment under its temporary name. `touched` tells, when it fails, whether a write
