@@ -329,7 +329,7 @@ impl Writer {
                     shared.timings.record(&flight.timing);
                 }
                 let took = flight.timing.durable_ns.saturating_sub(flight.timing.submitted_ns);
-                shared.counters.sync.add(took);
+                shared.counters.synced(took);
             }
             What::Sync { covers } => {
                 shared.commit.advance(Level::Synced, covers);
