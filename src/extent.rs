@@ -4,12 +4,18 @@
 //! numbers here follow the mark: what they say is durable. Readers of this process look at them
 //! without a lock.
 
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crossbeam_utils::CachePadded;
 
 use crate::catalog::{Catalog, Extremes};
-use crate::mark::MarkFile;
+use crate::cursor::CURSOR_SUFFIX;
+use crate::disk::{Access, Store};
+use crate::error::IoError;
+use crate::mark::{MARK_NAME, MarkFile};
+use crate::segment::{self, ScanError};
+use crate::shared::Shared;
 use crate::spares::Spares;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -65,6 +71,40 @@ impl Files {
         let first_file = mark.get().first_epoch;
         let catalog = Catalog::default();
         Files { mark, next_epoch, first_file, spares, making_bytes: 0, catalog }
+    }
+
+    /// Bytes of all segment files: those of the log, trimmed ones not given up yet, spare ones,
+    /// and the one that is being made.
+    pub(crate) fn segment_files_bytes(&mut self, shared: &Shared) -> Result<u64, ScanError> {
+        let live_epoch = shared.extent.live_epoch();
+        let mut sum = self.spares.bytes() + self.making_bytes;
+        for epoch in self.first_file..self.next_epoch {
+            sum += match self.catalog.file_bytes(&*shared.store, epoch, live_epoch) {
+                Err(ScanError::Io(error)) if error.source.kind() == io::ErrorKind::NotFound => 0,
+                bytes => bytes?,
+            };
+        }
+        Ok(sum)
+    }
+
+    /// Bytes of the log's other files.
+    pub(crate) fn small_files_bytes(&self, store: &dyn Store) -> Result<u64, ScanError> {
+        let failed = |e| IoError::new("list", segment::dir_path(store), e);
+        let ours = |name: &String| {
+            name.ends_with(CURSOR_SUFFIX) || [MARK_NAME, "calibration", "status"].contains(&&**name)
+        };
+        let mut sum = 0;
+        for name in store.list().map_err(failed)?.into_iter().filter(ours) {
+            match store.open(&name, Access::Read).and_then(|file| file.len()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    let path = store.path(&name);
+                    return Err(IoError::new("read the size of", path, error).into());
+                }
+                Ok(bytes) => sum += bytes,
+            }
+        }
+        Ok(sum)
     }
 }
 

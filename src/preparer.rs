@@ -212,8 +212,9 @@ impl Preparer {
 
     fn run_to_the_end(&mut self) {
         loop {
+            let step = self.step();
             let news = || self.link.is_stopped() || self.link.has_news();
-            match self.step() {
+            match step {
                 Step::Again(Duration::ZERO) => {}
                 Step::Again(pause) => {
                     let hurried = || news() || self.is_late() && pause < RETRY;

@@ -327,7 +327,6 @@ impl Cutter<'_> {
     /// [`build`](Self::build) says otherwise.
     pub(crate) fn cut(
         &mut self,
-        place: &Place,
         lsn: u64,
         built: (LiveSegment, End),
     ) -> Result<(LiveSegment, End), IoError> {

@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use super::{Preparer, Step, Trouble};
-use crate::error::IoError;
 use crate::extent::Files;
 use crate::segment::Filler;
 
@@ -66,14 +65,8 @@ impl Preparer {
     /// Whether one more file fits what the options allow.
     fn has_budget(&self, files: &mut Files) -> Result<bool, Trouble> {
         let Some(max) = self.plan.max_bytes else { return Ok(true) };
-        let bytes = files.segment_files_bytes(&self.shared).map_err(|error| {
-            let error = std::io::Error::other(error.to_string());
-            Trouble::Failed(IoError::new(
-                "prepare a segment: read the sizes of those in",
-                self.shared.store.path(""),
-                error,
-            ))
-        })?;
+        // Where the sizes cannot be read, nobody can say that there is room.
+        let bytes = files.segment_files_bytes(&self.shared).map_err(|_unknown| Trouble::NoSpace)?;
         Ok(bytes + self.plan.segment_bytes <= max)
     }
 

@@ -43,11 +43,7 @@ impl Policies {
 impl Preparer {
     /// Trims what is not to be retained, where it is time to look or the caller is in need. True:
     /// something was trimmed.
-    pub(super) fn apply_policies(
-        &mut self,
-        files: &mut Files,
-        now: bool,
-    ) -> Result<bool, Trouble> {
+    pub(super) fn apply_policies(&mut self, files: &mut Files, now: bool) -> Result<bool, Trouble> {
         if !self.policies.any() || !self.is_due(now) {
             return Ok(false);
         }

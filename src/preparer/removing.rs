@@ -37,7 +37,11 @@ impl Preparer {
             spare.bytes = left;
             let pause = STEP_BYTES * 1_000_000_000 / BYTES_PER_S;
             let hurry = self.is_late();
-            return Ok(Step::Again(if hurry { Duration::ZERO } else { Duration::from_nanos(pause) }));
+            return Ok(Step::Again(if hurry {
+                Duration::ZERO
+            } else {
+                Duration::from_nanos(pause)
+            }));
         }
         // The last bit, or it cannot be shortened: then it goes at once.
         let removed = store.remove(&spare.name);
