@@ -93,6 +93,11 @@ impl Drain {
         self.window.has(self.next_lsn)
     }
 
+    /// Whether records lie beyond the window.
+    pub(crate) fn is_window_full(&self) -> bool {
+        !self.window.beyond.is_empty()
+    }
+
     /// Whether a slot was published (or claimed) that `scan` has not seen. The writer's last look
     /// before it sleeps.
     pub(crate) fn anything_new(&self, rings: &RingSet) -> bool {

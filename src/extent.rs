@@ -4,11 +4,19 @@
 //! numbers here follow the mark: what they say is durable. Readers of this process look at them
 //! without a lock.
 
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crossbeam_utils::CachePadded;
 
-use crate::mark::MarkFile;
+use crate::catalog::{Catalog, Extremes};
+use crate::cursor::CURSOR_SUFFIX;
+use crate::disk::{Access, Store};
+use crate::error::IoError;
+use crate::mark::{MARK_NAME, MarkFile};
+use crate::segment::{self, ScanError};
+use crate::shared::Shared;
+use crate::spares::Spares;
 use crate::sync::{AtomicU64, Ordering};
 
 pub(crate) struct Extent {
@@ -18,6 +26,8 @@ pub(crate) struct Extent {
     first_epoch: AtomicU64,
     /// The segment that batches go to.
     live_epoch: AtomicU64,
+    /// Payload bytes in it.
+    live_payload_bytes: AtomicU64,
     /// Truncations so far, in the log's whole life. Producers read it with every record: nothing
     /// that changes stands beside it.
     generation: CachePadded<AtomicU64>,
@@ -44,6 +54,58 @@ pub(crate) struct Files {
     pub(crate) mark: MarkFile,
     /// Epoch of the next segment to prepare. A truncation sets it back.
     pub(crate) next_epoch: u64,
+    /// The lowest segment whose file may still have its name. Those from here to the log's first
+    /// segment are trimmed, and about to be given up.
+    pub(crate) first_file: u64,
+    /// Files that are not part of the log any more.
+    pub(crate) spares: Spares,
+    /// Bytes of the file that is being made.
+    pub(crate) making_bytes: u64,
+    pub(crate) catalog: Catalog,
+}
+
+impl Files {
+    /// What a log has when it is opened: all segments from the mark's first one up to `next_epoch`,
+    /// and files that wait to be used again.
+    pub(crate) fn new(mark: MarkFile, next_epoch: u64, spares: Spares) -> Self {
+        let first_file = mark.get().first_epoch;
+        let catalog = Catalog::default();
+        Files { mark, next_epoch, first_file, spares, making_bytes: 0, catalog }
+    }
+
+    /// Bytes of all segment files: those of the log, trimmed ones not given up yet, spare ones,
+    /// and the one that is being made.
+    pub(crate) fn segment_files_bytes(&mut self, shared: &Shared) -> Result<u64, ScanError> {
+        let live_epoch = shared.extent.live_epoch();
+        let mut sum = self.spares.bytes() + self.making_bytes;
+        for epoch in self.first_file..self.next_epoch {
+            sum += match self.catalog.file_bytes(&*shared.store, epoch, live_epoch) {
+                Err(ScanError::Io(error)) if error.source.kind() == io::ErrorKind::NotFound => 0,
+                bytes => bytes?,
+            };
+        }
+        Ok(sum)
+    }
+
+    /// Bytes of the log's other files.
+    pub(crate) fn small_files_bytes(&self, store: &dyn Store) -> Result<u64, ScanError> {
+        let failed = |e| IoError::new("list", segment::dir_path(store), e);
+        let ours = |name: &String| {
+            name.ends_with(CURSOR_SUFFIX) || [MARK_NAME, "calibration", "status"].contains(&&**name)
+        };
+        let mut sum = 0;
+        for name in store.list().map_err(failed)?.into_iter().filter(ours) {
+            match store.open(&name, Access::Read).and_then(|file| file.len()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    let path = store.path(&name);
+                    return Err(IoError::new("read the size of", path, error).into());
+                }
+                Ok(bytes) => sum += bytes,
+            }
+        }
+        Ok(sum)
+    }
 }
 
 impl Extent {
@@ -53,6 +115,7 @@ impl Extent {
             first_lsn: AtomicU64::new(mark.first_lsn),
             first_epoch: AtomicU64::new(mark.first_epoch),
             live_epoch: AtomicU64::new(live_epoch),
+            live_payload_bytes: AtomicU64::new(0),
             generation: CachePadded::new(AtomicU64::new(mark.generation)),
             cuts: Mutex::new(Vec::new()),
             files: Mutex::new(files),
@@ -78,6 +141,21 @@ impl Extent {
     /// The writer moved on, or a truncation moved it back.
     pub(crate) fn set_live_epoch(&self, epoch: u64) {
         self.live_epoch.store(epoch, Ordering::Release);
+    }
+
+    /// Payload bytes in the live segment. It may be a moment behind the writer.
+    pub(crate) fn live_payload_bytes(&self) -> u64 {
+        self.live_payload_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The writer's note of them.
+    pub(crate) fn set_live_payload_bytes(&self, bytes: u64) {
+        self.live_payload_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The log's segments that hold something.
+    pub(crate) fn extremes(&self) -> Extremes {
+        Extremes { first_epoch: self.first_epoch(), live_epoch: self.live_epoch() }
     }
 
     /// Truncations so far, in the log's whole life.

@@ -63,6 +63,7 @@ compile_error!("uringlog needs a 64-bit target: sizes on disk are used as sizes 
 
 mod append;
 mod batch;
+mod catalog;
 mod clock;
 mod commit;
 mod cpu;
@@ -87,6 +88,7 @@ mod options;
 mod preparer;
 mod read;
 mod recovery;
+mod retention;
 mod ring;
 mod rings;
 mod scan;
@@ -96,6 +98,7 @@ mod shared;
 pub mod sim;
 mod slots;
 mod space;
+mod spares;
 mod stats;
 mod sync;
 #[cfg(test)]
@@ -120,7 +123,8 @@ pub use read::{Reader, Record};
 pub use recovery::{
     Inspection, RecoveryReport, SegmentInfo, SegmentState, TornTail, inspect_dir as inspect,
 };
-pub use stats::{Stall, Stats};
+pub use retention::{SpaceReport, TrimError};
+pub use stats::{Housekeeping, Job, Stall, Stats};
 pub use ticket::{OwnedTicket, Ticket};
 pub use timing::BatchTiming;
 pub use truncate::TruncateError;

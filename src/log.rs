@@ -18,14 +18,15 @@ use crate::extent::{Extent, Files};
 use crate::index::LiveIndex;
 use crate::lsn::Lsn;
 use crate::options::{Durability, Options};
-use crate::preparer::{Plan, Preparer, PreparerLink};
+use crate::preparer::{Plan, Policies, Preparer, PreparerLink};
 use crate::read::Reader;
 use crate::recovery::{RecoverConfig, RecoveryReport, recover};
 use crate::rings::RingSet;
 use crate::segment::{ScanError, system_entropy};
 use crate::shared::{ASK_CLOSE, EntropySource, Limits, Shared, SharedParts};
 use crate::space::{Space, Start};
-use crate::stats::Stats;
+use crate::spares::{Spares, list_spares};
+use crate::stats::{Housekeeping, Stats};
 use crate::ticket::Ticket;
 use crate::timing::BatchTiming;
 use crate::writer::Writer;
@@ -206,6 +207,11 @@ impl Log {
         shared.counters.snapshot(since(self.last_lsn()), since(self.acknowledged_lsn()))
     }
 
+    /// What goes on in the background just now. Never blocks; a few loads.
+    pub fn housekeeping(&self) -> Housekeeping {
+        self.handle.shared.counters.housekeeping()
+    }
+
     /// Which way to the disk the log takes, and why.
     pub fn backend(&self) -> &BackendInfo {
         &self.handle.backend
@@ -340,6 +346,8 @@ impl Handle {
             // A panic of the thread has poisoned the log and is reported so.
             handle.join().ok();
         }
+        // Whoever is trimming just now finishes first; who comes later finds the log closed.
+        drop(self.shared.extent.files());
         threads.lock = None;
     }
 }
@@ -398,8 +406,12 @@ impl Parts {
         let limits = Limits::new(options, block_bytes);
         let window_records = options.window();
         let next_epoch = recovered.live.header.epoch + 1 + recovered.ready.len() as u64;
-        let files = Files { mark: recovered.mark, next_epoch };
+        check_max_bytes(options, &limits)?;
+        let spares = Spares::new(list_spares(&*store)?);
+        let files = Files::new(recovered.mark, next_epoch, spares);
         let extent = Extent::new(files, recovered.live.header.epoch);
+        extent.set_live_payload_bytes(recovered.index.footer().payload_bytes);
+        let link = Arc::new(PreparerLink::new(recovered.ready.len() as u64));
         let shared = Arc::new(Shared::new(
             SharedParts {
                 rings,
@@ -407,24 +419,26 @@ impl Parts {
                 clock,
                 entropy: entropy.clone(),
                 store: store.clone(),
+                preparer: link.clone(),
                 extent,
                 live_index: LiveIndex::new(&recovered.index),
                 limits,
             },
             options,
         ));
-        let link = Arc::new(PreparerLink::new());
         let (sender, deliveries) = channel();
+        let (sealed_sender, sealed) = channel();
         let plan = Plan {
             log_id: recovered.live.header.log_id,
             block_bytes: recovered.live.header.block_bytes,
             segment_bytes: options.segment_bytes,
-            next_epoch,
-            ready: recovered.ready.len() as u64,
             bytes_per_s: options.prepare_bytes_per_s,
+            max_bytes: options.max_bytes,
+            spares_max: options.spares_max,
             entropy: Box::new(move || entropy()),
         };
-        let preparer = Preparer::new(shared.clone(), link.clone(), sender, plan);
+        let policies = Policies::new(options);
+        let preparer = Preparer::new(shared.clone(), link.clone(), sender, sealed, plan, policies);
         let start = Start {
             live: recovered.live,
             offset: recovered.offset,
@@ -433,7 +447,7 @@ impl Parts {
             index: recovered.index,
             ready: recovered.ready,
         };
-        let mut space = Space::new(store, start, deliveries, link);
+        let mut space = Space::new(store, start, deliveries, sealed_sender, link);
         space.account(&shared);
         Ok(Parts { shared, space, preparer, recovery: recovered.report, window_records, lock })
     }
@@ -520,6 +534,23 @@ fn clamp_cursors(store: &dyn Store, last: u64) -> Result<(), OpenError> {
         // Its consumer will be told; nobody else needs it.
         Ok(()) | Err(ScanError::Damaged(_) | ScanError::Foreign { .. }) => Ok(()),
     }
+}
+
+/// What stands ready ahead must fit, or nothing could ever be appended.
+fn check_max_bytes(options: &Options, limits: &Limits) -> Result<(), OpenError> {
+    let Some(max) = options.max_bytes else { return Ok(()) };
+    let segments = 1 + limits.segments_ready(options.lanes(), 0);
+    let least = segments * options.segment_bytes;
+    if max >= least {
+        return Ok(());
+    }
+    Err(OpenError::InvalidOption {
+        option: "max_bytes",
+        reason: format!(
+            "{max} bytes are too few: the live segment and those that stand ready ahead of it, \
+             {segments} in all, take {least}; smaller rings, segments or large records need less"
+        ),
+    })
 }
 
 /// A segment must have room for headers, batches and padding.

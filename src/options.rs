@@ -69,6 +69,11 @@ pub struct Options {
     pub(crate) buffered: bool,
     pub(crate) calibrate: bool,
     pub(crate) prepare_bytes_per_s: u64,
+    pub(crate) max_bytes: Option<u64>,
+    pub(crate) spares_max: usize,
+    pub(crate) retain_bytes: Option<u64>,
+    pub(crate) retain_age: Option<Duration>,
+    pub(crate) retain_past_cursors: bool,
 }
 
 impl Default for Options {
@@ -95,6 +100,11 @@ impl Default for Options {
             buffered: false,
             calibrate: true,
             prepare_bytes_per_s: 128 << 20,
+            max_bytes: None,
+            spares_max: 2,
+            retain_bytes: None,
+            retain_age: None,
+            retain_past_cursors: false,
         }
     }
 }
@@ -255,6 +265,53 @@ impl Options {
         self
     }
 
+    /// Most bytes that the log's segment files may take together: those with records, those that
+    /// stand ready, spare ones, and the one that is being made. At least what the live segment and
+    /// those that stand ready take; default: no limit but the file system's.
+    ///
+    /// Where one more segment would go beyond it, none is made: appends get
+    /// [`NoSpace`](crate::AppendError::NoSpace) once the prepared space is used up, nothing that was
+    /// accepted is lost, and appending goes on by itself when [`trim`](crate::Log::trim), or what is
+    /// to be retained, has made room. What opening the log after a crash, or a truncation, needs is
+    /// made all the same. The small files beside the segments are not counted (less than 200 KiB
+    /// for the log and for each cursor).
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.max_bytes = Some(bytes);
+        self
+    }
+
+    /// Most files of trimmed segments that are kept to become segments again, which saves filling
+    /// new ones with zeros: 0 to 64, default 2. The others are removed, slowly.
+    pub fn spares_max(mut self, files: usize) -> Self {
+        self.spares_max = files;
+        self
+    }
+
+    /// Trims the log, by whole segments, to at most so many bytes of segment files with records,
+    /// the live one included. The live one is never trimmed. Default: not; 0 keeps the live one
+    /// only. Records that a cursor has not consumed are kept; see
+    /// [`retain_past_cursors`](Self::retain_past_cursors).
+    pub fn retain_bytes(mut self, bytes: u64) -> Self {
+        self.retain_bytes = Some(bytes);
+        self
+    }
+
+    /// Trims segments whose last record is older than this, by the wall clock of when it was
+    /// written. Looked at about every second. The live segment is never trimmed, however old it is.
+    /// At least 1 ms; default: not.
+    pub fn retain_age(mut self, age: Duration) -> Self {
+        self.retain_age = Some(age);
+        self
+    }
+
+    /// Whether [`retain_bytes`](Self::retain_bytes) may trim records that a cursor has not consumed
+    /// yet. Its reader then gets [`ReadError::Trimmed`](crate::ReadError::Trimmed). Default: no; a
+    /// cursor that stands still then lets the log grow, up to [`max_bytes`](Self::max_bytes).
+    pub fn retain_past_cursors(mut self, past: bool) -> Self {
+        self.retain_past_cursors = past;
+        self
+    }
+
     /// The most memory in bytes that a log opened with these options takes: rings and their spares,
     /// window, buffers, large records. Most of it is touched only when it is needed.
     pub fn memory_bytes_max(&self) -> usize {
@@ -324,6 +381,13 @@ impl Options {
         check("linger_max", us(self.linger_max), 0, 10_000, "µs")?;
         check("vouch_after", us(self.vouch_after), 1000, 3_600_000_000, "µs")?;
         check("prepare_bytes_per_s", self.prepare_bytes_per_s, MIB, MIB << 20, "bytes/s")?;
+        check("spares_max", self.spares_max as u64, 0, 64, "files")?;
+        if let Some(max) = self.max_bytes {
+            check("max_bytes", max, 2 * self.segment_bytes, u64::MAX, "bytes")?;
+        }
+        if let Some(age) = self.retain_age {
+            check("retain_age", us(age), 1000, u64::MAX, "µs")?;
+        }
         if let Some(core) = self.writer_core {
             check("writer_core", core as u64, 0, libc::CPU_SETSIZE as u64 - 1, "")?;
         }

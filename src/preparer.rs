@@ -1,23 +1,44 @@
-//! Preparing segments in the background: live files never grow, and rotation is a change of file.
+//! Looking after the segment files in the background: live files never grow, and rotation is a
+//! change of file.
 //!
-//! The preparer keeps a number of segments ready: allocated, filled with zeros, with their headers,
-//! synced, under their final names in a synced directory. It fills in small steps and pauses between
-//! them, so that commits do not feel it; it does not pause while nothing stands ready.
+//! The preparer keeps a number of segments ready: whole, synced, under their final names in a synced
+//! directory. It makes them of files that were segments before ([`recycling`]), or fills new ones with
+//! zeros ([`filling`]). It writes the footers of sealed segments ([`footers`]), trims what is not
+//! to be retained ([`policies`]), and removes files that nobody needs ([`removing`]).
+//!
+//! All of it goes in small steps with pauses between them, so that commits do not feel it. In a step
+//! it holds the right to change files ([`Files`](crate::extent::Files)), and between two it holds
+//! nothing: a truncation may have changed what is needed, and then what was begun is given up.
 
+mod filling;
+mod footers;
+mod pace;
+mod policies;
+mod recycling;
+mod removing;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
+
+use filling::Filling;
+use pace::Pace;
+pub(crate) use policies::Policies;
+use removing::Removing;
 
 use crate::doorbell::Doorbell;
 use crate::error::IoError;
+use crate::extent::Files;
 use crate::frame::{LogId, SegmentHeader, segment_name};
-use crate::segment::{Filler, LiveSegment};
+use crate::index::SegmentIndex;
+use crate::segment::LiveSegment;
 use crate::shared::{ASK_SPACE, Shared};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// Bytes filled between two pauses.
-const STEP_BYTES: usize = 256 << 10;
 /// How long to wait before trying again after there was no space.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -31,33 +52,64 @@ pub(crate) enum Delivery {
     Failed(IoError),
 }
 
-/// What writer and preparer share beside the log.
+/// A segment that the log moved on from. What it holds is durable, and so is something behind it.
+pub(crate) struct Sealed {
+    pub(crate) segment: LiveSegment,
+    pub(crate) index: SegmentIndex,
+    /// The generation in which it was sealed.
+    pub(crate) generation: u64,
+}
+
+/// What writer and preparer, and whoever trims, share beside the log.
 pub(crate) struct PreparerLink {
     pub(crate) bell: Doorbell,
-    /// Segments that the writer has taken, of those delivered.
-    taken: AtomicU64,
+    /// Segments that stand ready: one more before it is delivered, one less when the writer takes it.
+    ready: AtomicU64,
+    /// Set when something came that the preparer does not see by itself: a sealed segment, a trim.
+    news: AtomicU32,
     stop: AtomicU32,
 }
 
 impl PreparerLink {
-    pub(crate) fn new() -> Self {
-        PreparerLink { bell: Doorbell::new(), taken: AtomicU64::new(0), stop: AtomicU32::new(0) }
+    pub(crate) fn new(ready: u64) -> Self {
+        PreparerLink {
+            bell: Doorbell::new(),
+            ready: AtomicU64::new(ready),
+            news: AtomicU32::new(0),
+            stop: AtomicU32::new(0),
+        }
     }
 
     /// The writer moved on to the next segment.
     pub(crate) fn took_one(&self) {
-        // Release: partner is the Acquire in `ready`.
-        self.taken.fetch_add(1, Ordering::Release);
+        // AcqRel: partner is itself and the Acquire in `ready`.
+        self.ready.fetch_sub(1, Ordering::AcqRel);
         self.bell.ring();
     }
 
-    /// A segment that was taken stands ready again.
+    /// A segment stands ready, or one that was taken stands ready again.
     pub(crate) fn gave_back(&self) {
-        self.taken.fetch_sub(1, Ordering::Release);
+        self.ready.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// There is something to look after.
+    pub(crate) fn tell(&self) {
+        // Release: partner is the Acquire in `take_news`.
+        self.news.store(1, Ordering::Release);
+        self.bell.ring();
+    }
+
+    fn take_news(&self) -> bool {
+        self.news.swap(0, Ordering::AcqRel) != 0
+    }
+
+    fn has_news(&self) -> bool {
+        self.news.load(Ordering::Acquire) != 0
     }
 
     /// Ends the preparer, at its next step.
     pub(crate) fn stop(&self) {
+        // Release: partner is the Acquire in `is_stopped`.
         self.stop.store(1, Ordering::Release);
         self.bell.ring();
     }
@@ -65,16 +117,27 @@ impl PreparerLink {
     fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire) != 0
     }
+
+    /// Segments that stand ready.
+    pub(crate) fn ready(&self) -> u64 {
+        self.ready.load(Ordering::Acquire)
+    }
 }
 
 pub(crate) struct Preparer {
     shared: Arc<Shared>,
     link: Arc<PreparerLink>,
     deliveries: Sender<Delivery>,
+    sealed: Receiver<Sealed>,
     plan: Plan,
-    filling: Option<Filler>,
-    /// Segments delivered, those that recovery found ready included.
-    delivered: u64,
+    filling: Option<Filling>,
+    removing: Option<Removing>,
+    footers: VecDeque<Sealed>,
+    policies: Policies,
+    /// The writer was told that there is no space, and nothing was delivered since.
+    told_no_space: bool,
+    /// While both have work, steps of filling and of removing take turns.
+    removed_last: bool,
     pace: Pace,
 }
 
@@ -83,10 +146,11 @@ pub(crate) struct Plan {
     pub(crate) log_id: LogId,
     pub(crate) block_bytes: u32,
     pub(crate) segment_bytes: u64,
-    pub(crate) next_epoch: u64,
-    /// Segments that stand ready already.
-    pub(crate) ready: u64,
     pub(crate) bytes_per_s: u64,
+    /// Most bytes of segment files of every kind.
+    pub(crate) max_bytes: Option<u64>,
+    /// Spare files that are kept.
+    pub(crate) spares_max: usize,
     pub(crate) entropy: Box<dyn Fn() -> std::io::Result<u64> + Send>,
 }
 
@@ -95,10 +159,18 @@ pub(crate) struct Plan {
 pub(crate) enum Step {
     /// More work, after a pause.
     Again(Duration),
-    /// Nothing to do until rung.
-    Idle,
+    /// Nothing to do until rung, or until the time is over.
+    Idle(Option<Duration>),
     /// The end.
     Stop,
+}
+
+/// Why a step could not be done.
+enum Trouble {
+    /// There is no space, or no file descriptor, or no memory: it may come back.
+    NoSpace,
+    /// A write or a sync failed, and ends writing.
+    Failed(IoError),
 }
 
 impl Preparer {
@@ -106,11 +178,25 @@ impl Preparer {
         shared: Arc<Shared>,
         link: Arc<PreparerLink>,
         deliveries: Sender<Delivery>,
+        sealed: Receiver<Sealed>,
         plan: Plan,
+        policies: Policies,
     ) -> Self {
         let pace = Pace::new(plan.bytes_per_s, &shared);
-        let delivered = plan.ready;
-        Preparer { shared, link, deliveries, plan, filling: None, delivered, pace }
+        Preparer {
+            shared,
+            link,
+            deliveries,
+            sealed,
+            plan,
+            filling: None,
+            removing: None,
+            footers: VecDeque::new(),
+            policies,
+            told_no_space: false,
+            removed_last: false,
+            pace,
+        }
     }
 
     /// The preparer's thread.
@@ -126,15 +212,15 @@ impl Preparer {
 
     fn run_to_the_end(&mut self) {
         loop {
-            match self.step() {
+            let step = self.step();
+            let news = || self.link.is_stopped() || self.link.has_news();
+            match step {
                 Step::Again(Duration::ZERO) => {}
                 Step::Again(pause) => {
-                    let hurried = || self.link.is_stopped() || self.is_late() && pause < RETRY;
+                    let hurried = || news() || self.is_late() && pause < RETRY;
                     self.link.bell.sleep(Some(pause), hurried);
                 }
-                Step::Idle => {
-                    self.link.bell.sleep(None, || self.link.is_stopped() || self.is_needed());
-                }
+                Step::Idle(pause) => self.link.bell.sleep(pause, || news() || self.is_needed()),
                 Step::Stop => return,
             }
         }
@@ -143,69 +229,102 @@ impl Preparer {
     /// One bounded piece of work.
     pub(crate) fn step(&mut self) -> Step {
         if self.link.is_stopped() {
-            if let Some(filler) = self.filling.take() {
-                // A leftover is swept when the log is opened next.
-                filler.abandon(&*self.shared.store).ok();
-            }
+            self.end();
             return Step::Stop;
         }
-        if self.filling.is_none() && !self.is_needed() {
-            return Step::Idle;
-        }
-        match self.work() {
+        let shared = self.shared.clone();
+        let mut files = shared.extent.files();
+        match self.work(&mut files) {
             Ok(step) => step,
-            Err(error) => self.failed(error),
-        }
-    }
-
-    fn work(&mut self) -> Result<Step, IoError> {
-        let store = &*self.shared.store;
-        let name = segment_name(self.plan.next_epoch);
-        let context = |error| IoError::new("prepare segment", store.path(&name), error);
-        let mut filler = match self.filling.take() {
-            Some(filler) => filler,
-            None => Filler::start(store, self.next_header().map_err(context)?).map_err(context)?,
-        };
-        let started_ns = self.shared.clock.now_ns();
-        let complete = filler.step(STEP_BYTES);
-        match complete {
-            Ok(false) => {
-                self.filling = Some(filler);
-                Ok(Step::Again(self.pause(started_ns)))
-            }
-            Ok(true) => {
-                let header = *filler.header();
-                // After a failed sync nothing is tried again, whatever the errno says.
-                let file = match filler.finish(store).map_err(context) {
-                    Ok(file) => file,
-                    Err(error) => {
-                        self.deliver(Delivery::Failed(error));
-                        return Ok(Step::Stop);
-                    }
-                };
-                self.plan.next_epoch += 1;
-                self.delivered += 1;
-                self.deliver(Delivery::Ready(LiveSegment { header, file }));
-                Ok(Step::Again(Duration::ZERO))
-            }
-            Err(error) => {
-                // The first error is the one to report; a leftover is swept at the next open.
-                filler.abandon(store).ok();
-                Err(context(error))
+            Err(Trouble::NoSpace) => self.no_space(&mut files),
+            Err(Trouble::Failed(error)) => {
+                self.deliver(Delivery::Failed(error));
+                Step::Stop
             }
         }
     }
 
-    /// A full disk, a file limit: the space may come back. Anything else is a failed write or sync,
-    /// and ends writing.
-    fn failed(&mut self, error: IoError) -> Step {
-        let transient = [libc::ENOSPC, libc::EDQUOT, libc::EMFILE, libc::ENFILE, libc::ENOMEM];
-        if error.source.raw_os_error().is_some_and(|errno| transient.contains(&errno)) {
+    /// The most urgent thing that is to be done.
+    fn work(&mut self, files: &mut Files) -> Result<Step, Trouble> {
+        let news = self.link.take_news();
+        self.footers.extend(self.sealed.try_iter());
+        files.catalog.keep_up(self.shared.extent.generation());
+        self.give_up_if_truncated(files);
+        let needed = self.filling.is_some() || self.is_needed();
+        if needed
+            && self.filling.is_none()
+            && let Some(step) = self.recycle(files)?
+        {
+            return Ok(step);
+        }
+        if self.write_footer(files) || self.retire(files)? {
+            return Ok(Step::Again(Duration::ZERO));
+        }
+        let removes = self.removing.is_some()
+            || files.spares.is_surplus(self.plan.segment_bytes, self.plan.spares_max);
+        if needed {
+            let shares = removes && !self.removed_last && !self.is_late();
+            self.removed_last = shares;
+            return if shares { self.remove(files) } else { self.fill(files) };
+        }
+        if self.apply_policies(files, news)? {
+            return Ok(Step::Again(Duration::ZERO));
+        }
+        if removes { self.remove(files) } else { Ok(Step::Idle(self.policies.next_look())) }
+    }
+
+    /// No space for a further segment: what may go goes first, then the writer is told.
+    fn no_space(&mut self, files: &mut Files) -> Step {
+        match self.make_room(files) {
+            Ok(true) => return Step::Again(Duration::ZERO),
+            Ok(false) => {}
+            Err(Trouble::NoSpace) => {}
+            Err(Trouble::Failed(error)) => {
+                self.deliver(Delivery::Failed(error));
+                return Step::Stop;
+            }
+        }
+        if !self.told_no_space {
+            self.told_no_space = true;
             self.deliver(Delivery::NoSpace);
-            return Step::Again(RETRY);
         }
-        self.deliver(Delivery::Failed(error));
-        Step::Stop
+        Step::Again(RETRY)
+    }
+
+    /// Gives up what may go; false when nothing may.
+    fn make_room(&mut self, files: &mut Files) -> Result<bool, Trouble> {
+        if self.apply_policies(files, true)? {
+            return Ok(true);
+        }
+        if self.removing.is_some()
+            || files.spares.is_surplus(self.plan.segment_bytes, self.plan.spares_max)
+        {
+            self.remove(files)?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// The log has ended. What was begun is given up, and the last footers are written.
+    fn end(&mut self) {
+        let shared = self.shared.clone();
+        let mut files = shared.extent.files();
+        self.give_up_filling(&mut files);
+        self.removing = None;
+        shared.counters.removed.give_up();
+        if shared.poison().is_none() {
+            self.footers.extend(self.sealed.try_iter());
+            while self.write_footer(&mut files) {}
+        }
+    }
+
+    /// A segment stands ready, whole and durable.
+    fn deliver_segment(&mut self, files: &mut Files, segment: LiveSegment) {
+        files.next_epoch = segment.header.epoch + 1;
+        files.making_bytes = 0;
+        self.told_no_space = false;
+        self.link.gave_back();
+        self.deliver(Delivery::Ready(segment));
     }
 
     fn deliver(&self, delivery: Delivery) {
@@ -214,31 +333,43 @@ impl Preparer {
         self.shared.ask(ASK_SPACE);
     }
 
-    fn next_header(&self) -> std::io::Result<SegmentHeader> {
+    /// The header of the next segment.
+    fn next_header(&self, files: &Files, recycled: bool) -> std::io::Result<SegmentHeader> {
         Ok(SegmentHeader {
             log_id: self.plan.log_id,
-            epoch: self.plan.next_epoch,
+            epoch: files.next_epoch,
             salt: (self.plan.entropy)()?,
             block_bytes: self.plan.block_bytes,
             segment_bytes: self.plan.segment_bytes,
             created_wall_ns: self.shared.clock.wall_ns(),
             first_lsn: 0,
             resume: None,
-            generation: 0,
-            truncated_after: 0,
-            recycled: false,
+            generation: self.shared.extent.generation(),
+            truncated_after: files.mark.get().truncated_after,
+            recycled,
         })
     }
 
-    fn ready(&self) -> u64 {
-        // Acquire: partner is the Release in `took_one`.
-        self.delivered.saturating_sub(self.link.taken.load(Ordering::Acquire))
+    /// A full disk, a file limit: the space may come back. Anything else is a failed write or sync,
+    /// and ends writing.
+    fn trouble(&self, epoch: u64, error: std::io::Error) -> Trouble {
+        let transient = [libc::ENOSPC, libc::EDQUOT, libc::EMFILE, libc::ENFILE, libc::ENOMEM];
+        match error.raw_os_error() {
+            Some(errno) if transient.contains(&errno) => Trouble::NoSpace,
+            _ => self.failed(epoch, error),
+        }
+    }
+
+    /// After a failed sync nothing is tried again, whatever the errno says.
+    fn failed(&self, epoch: u64, error: std::io::Error) -> Trouble {
+        let path = self.shared.store.path(&segment_name(epoch));
+        Trouble::Failed(IoError::new("prepare segment", path, error))
     }
 
     fn is_needed(&self) -> bool {
         let rings = &self.shared.rings;
         let limits = &self.shared.limits;
-        self.ready() < limits.segments_ready(rings.made_count(), rings.large_unsealed_bytes())
+        self.link.ready() < limits.segments_ready(rings.made_count(), rings.large_unsealed_bytes())
     }
 
     /// Whether appends wait for the next segment, or soon will.
@@ -246,43 +377,6 @@ impl Preparer {
         let free = self.shared.free_bytes.load(Ordering::Relaxed);
         let rings = &self.shared.rings;
         let needed = self.shared.reserve_bytes() + 2 * rings.large_unsealed_bytes();
-        self.ready() == 0 || free < needed || rings.is_large_waiting()
-    }
-
-    fn pause(&mut self, started_ns: u64) -> Duration {
-        if self.is_late() {
-            return Duration::ZERO;
-        }
-        let took = self.shared.clock.now_ns().saturating_sub(started_ns);
-        let due =
-            (STEP_BYTES as u64).saturating_mul(1_000_000_000) / self.pace.bytes_per_s(&self.shared);
-        Duration::from_nanos(due.saturating_sub(took))
-    }
-}
-
-/// How fast to fill: as asked, or a quarter faster than the log is written.
-struct Pace {
-    floor: u64,
-    since_ns: u64,
-    since_bytes: u64,
-    consumed_per_s: u64,
-}
-
-impl Pace {
-    fn new(floor: u64, shared: &Shared) -> Self {
-        let since_ns = shared.clock.now_ns();
-        Pace { floor, since_ns, since_bytes: shared.counters.disk_bytes.get(), consumed_per_s: 0 }
-    }
-
-    fn bytes_per_s(&mut self, shared: &Shared) -> u64 {
-        const WINDOW_NS: u64 = 20_000_000;
-        let (now, bytes) = (shared.clock.now_ns(), shared.counters.disk_bytes.get());
-        let elapsed = now.saturating_sub(self.since_ns);
-        if elapsed >= WINDOW_NS {
-            let consumed = u128::from(bytes.saturating_sub(self.since_bytes));
-            self.consumed_per_s = (consumed * 1_000_000_000 / u128::from(elapsed)) as u64;
-            (self.since_ns, self.since_bytes) = (now, bytes);
-        }
-        self.floor.max(self.consumed_per_s + self.consumed_per_s / 4)
+        self.link.ready() == 0 || free < needed || rings.is_large_waiting()
     }
 }

@@ -41,11 +41,13 @@ pub(crate) struct LiveSegment {
 }
 
 /// Prepares a segment file step by step: [`start`](Self::start), [`step`](Self::step) until it
-/// returns true, then [`finish`](Self::finish), or [`abandon`](Self::abandon) after an error.
+/// returns true, then [`finish`](Self::finish), or [`abandon`](Self::abandon) after an error. What was
+/// a segment before needs no steps: [`adopt`](Self::adopt).
 pub(crate) struct Filler {
     header: SegmentHeader,
     file: Arc<dyn File>,
-    zeros: AlignedBuf,
+    /// None: nothing needs to be filled.
+    zeros: Option<AlignedBuf>,
     filled_bytes: u64,
 }
 
@@ -69,7 +71,7 @@ impl Filler {
             store.remove(name).ok();
             return Err(error);
         }
-        Ok(Filler { header, file, zeros, filled_bytes: 0 })
+        Ok(Filler { header, file, zeros: Some(zeros), filled_bytes: 0 })
     }
 
     /// Makes a whole file of zeros for the segment with this header, under `name`, synced by nobody
@@ -94,12 +96,13 @@ impl Filler {
     /// Writes the next zeros: whole blocks, at least one, at most `bytes_max` and 1 MiB. True when
     /// the whole file is written.
     pub(crate) fn step(&mut self, bytes_max: usize) -> io::Result<bool> {
+        let Some(zeros) = &self.zeros else { return Ok(true) };
         let left = self.header.segment_bytes - self.filled_bytes;
         let block = self.header.block_bytes as usize;
-        let bytes = (bytes_max / block * block).max(block).min(self.zeros.len());
+        let bytes = (bytes_max / block * block).max(block).min(zeros.len());
         let bytes = bytes.min(usize::try_from(left).unwrap_or(usize::MAX));
         if bytes > 0 {
-            self.file.write_at(self.filled_bytes, &self.zeros[..bytes])?;
+            self.file.write_at(self.filled_bytes, &zeros[..bytes])?;
             self.filled_bytes += bytes as u64;
         }
         Ok(self.filled_bytes == self.header.segment_bytes)
@@ -121,15 +124,48 @@ impl Filler {
         &self.file
     }
 
+    /// Takes a file of the right size that was a segment before, in place of a leftover of the
+    /// temporary name. Nothing in it is changed yet. When it fails, the file has its old name.
+    pub(crate) fn adopt(
+        store: &dyn Store,
+        header: SegmentHeader,
+        spare: &str,
+    ) -> io::Result<Filler> {
+        let file = store.open(spare, Access::Write)?;
+        store.rename(spare, &tmp_name(header.epoch))?;
+        Ok(Filler { header, file, zeros: None, filled_bytes: header.segment_bytes })
+    }
+
     /// Writes both header copies, syncs the file, gives it its final name (replacing a file that has
     /// it) and makes the name durable. When it fails, the file may have either name.
     pub(crate) fn finish(self, store: &dyn Store) -> io::Result<Arc<dyn File>> {
         write_headers(&*self.file, &self.header)?;
         self.file.sync()?;
-        let epoch = self.header.epoch;
-        store.rename(&tmp_name(epoch), &frame::segment_name(epoch))?;
+        self.take_name(store)?;
         store.sync_dir()?;
         Ok(self.file)
+    }
+
+    /// Writes both header copies. In a file that was a segment before, zeros follow up to where a
+    /// header of any block size could stand: no header of its earlier life is left.
+    pub(crate) fn write_headers(&self) -> io::Result<()> {
+        let headers = self.header.data_offset() as usize;
+        let bytes = match self.header.recycled {
+            true => headers.max((2 * BLOCK_BYTES_MAX).min(self.header.segment_bytes as usize)),
+            false => headers,
+        };
+        write_start(&*self.file, &self.header, bytes)
+    }
+
+    /// Gives the file its final name, which is not durable yet.
+    pub(crate) fn take_name(&self, store: &dyn Store) -> io::Result<()> {
+        let epoch = self.header.epoch;
+        store.rename(&tmp_name(epoch), &frame::segment_name(epoch))
+    }
+
+    /// The segment, when all is done.
+    pub(crate) fn into_segment(self) -> LiveSegment {
+        LiveSegment { header: self.header, file: self.file }
     }
 
     /// Removes the unfinished file.
@@ -142,18 +178,32 @@ impl Filler {
 
 /// Writes both copies of the header. The caller syncs.
 pub(crate) fn write_headers(file: &dyn File, header: &SegmentHeader) -> io::Result<()> {
-    let bytes = header.data_offset() as usize;
-    let mut copies = AlignedBuf::new(bytes)?;
-    for copy in copies[..bytes].chunks_exact_mut(header.block_bytes as usize) {
-        header.encode(copy);
-    }
-    file.write_at(0, &copies[..bytes])
+    write_start(file, header, header.data_offset() as usize)
 }
 
-/// The name under which a segment's file waits to be used again. Two files never have the same:
-/// in one generation a segment is given up once.
-pub(crate) fn spare_name(epoch: u64, generation: u64) -> String {
-    format!("{epoch:020}-{generation}{SPARE_SUFFIX}")
+/// The headers, then zeros, `bytes` together.
+fn write_start(file: &dyn File, header: &SegmentHeader, bytes: usize) -> io::Result<()> {
+    let mut start = AlignedBuf::new(bytes)?;
+    let headers = header.data_offset() as usize;
+    for copy in start[..headers].chunks_exact_mut(header.block_bytes as usize) {
+        header.encode(copy);
+    }
+    file.write_at(0, &start[..bytes])
+}
+
+/// A name under which a segment's file waits to be used again. After a truncation an epoch is used
+/// once more, so the second number keeps names apart.
+pub(crate) fn spare_name(epoch: u64, number: u64) -> String {
+    format!("{epoch:020}-{number}{SPARE_SUFFIX}")
+}
+
+/// Whether a name is one of those.
+pub(crate) fn is_spare_name(name: &str) -> bool {
+    let Some(stem) = name.strip_suffix(SPARE_SUFFIX) else { return false };
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    stem.split_once('-').is_some_and(|(epoch, number)| {
+        epoch.len() == 20 && digits(epoch) && digits(number) && number.len() <= 20
+    })
 }
 
 /// The name under which the segment `epoch` is prepared.

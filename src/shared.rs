@@ -15,6 +15,7 @@ use crate::index::LiveIndex;
 use crate::lsn::Lsn;
 use crate::numbers::{Numbers, Shut};
 use crate::options::{Durability, Idle, Options};
+use crate::preparer::PreparerLink;
 use crate::rings::RingSet;
 use crate::stats::Counters;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -32,6 +33,7 @@ pub(crate) struct Shared {
     /// Random numbers, for salts.
     pub(crate) entropy: EntropySource,
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) preparer: Arc<PreparerLink>,
     pub(crate) extent: Extent,
     pub(crate) live_index: LiveIndex,
     pub(crate) fork: ForkGuard,
@@ -235,6 +237,7 @@ impl Shared {
             clock: parts.clock,
             entropy: parts.entropy,
             store: parts.store,
+            preparer: parts.preparer,
             extent: parts.extent,
             live_index: parts.live_index,
             fork: ForkGuard::new(),
@@ -259,6 +262,7 @@ pub(crate) struct SharedParts {
     pub(crate) clock: Clock,
     pub(crate) entropy: EntropySource,
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) preparer: Arc<PreparerLink>,
     pub(crate) extent: Extent,
     pub(crate) live_index: LiveIndex,
     pub(crate) limits: Limits,

@@ -7,15 +7,16 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender};
 
+use crate::commit::Level;
 use crate::disk::{File, Store};
 use crate::error::IoError;
 use crate::footer::footer_offset;
 use crate::frame::{BatchContext, BatchHeader, segment_name};
 use crate::index::SegmentIndex;
 use crate::numbers::Shut;
-use crate::preparer::{Delivery, PreparerLink};
+use crate::preparer::{Delivery, PreparerLink, Sealed};
 use crate::segment::LiveSegment;
 use crate::shared::Shared;
 use crate::sync::Ordering;
@@ -40,6 +41,9 @@ pub(crate) struct Space {
     index: SegmentIndex,
     ready: VecDeque<LiveSegment>,
     deliveries: Receiver<Delivery>,
+    /// Segments that the log moved on from, until something behind them is durable.
+    sealed: VecDeque<Sealed>,
+    seals: Sender<Sealed>,
     link: Arc<PreparerLink>,
     gate_shut: bool,
     /// A truncation holds the gate shut.
@@ -63,6 +67,7 @@ impl Space {
         store: Arc<dyn Store>,
         start: Start,
         deliveries: Receiver<Delivery>,
+        seals: Sender<Sealed>,
         link: Arc<PreparerLink>,
     ) -> Self {
         Space {
@@ -74,6 +79,8 @@ impl Space {
             index: start.index,
             ready: start.ready.into(),
             deliveries,
+            sealed: VecDeque::new(),
+            seals,
             link,
             gate_shut: false,
             held: false,
@@ -118,6 +125,7 @@ impl Space {
         if self.index.add(batch, crc, self.offset) {
             shared.live_index.show(&self.index);
         }
+        shared.extent.set_live_payload_bytes(self.index.footer().payload_bytes);
         self.account(shared);
         self.live.file.clone()
     }
@@ -132,14 +140,35 @@ impl Space {
             shared.counters.rotation_waits.add(shared.clock.now_ns().saturating_sub(since));
         }
         self.offset = next.header.data_offset();
-        self.index = SegmentIndex::new(&next.header, self.index.footer().next_lsn);
-        self.live = next;
+        let index = SegmentIndex::new(&next.header, self.index.footer().next_lsn);
+        self.sealed.push_back(Sealed {
+            index: core::mem::replace(&mut self.index, index),
+            segment: core::mem::replace(&mut self.live, next),
+            generation: shared.extent.generation(),
+        });
+        shared.extent.set_live_payload_bytes(0);
         shared.live_index.show(&self.index);
         shared.extent.set_live_epoch(self.live.header.epoch);
         shared.counters.rotations.add(1);
         self.link.took_one();
         self.account(shared);
         Need::Met
+    }
+
+    /// Hands sealed segments to the preparer once a record behind them is durable: then all of
+    /// theirs are, and nobody looks for the end of the log there any more.
+    pub(crate) fn hand_over(&mut self, shared: &Shared) {
+        let durable = shared.commit.watermark(Level::Synced);
+        let mut any = false;
+        while let Some(sealed) =
+            self.sealed.pop_front_if(|sealed| sealed.index.footer().next_lsn <= durable)
+        {
+            // The preparer is gone only when the log has ended: then the batches have to do.
+            any |= self.seals.send(sealed).is_ok();
+        }
+        if any {
+            self.link.tell();
+        }
     }
 
     /// Keeps the gate shut, whatever space there is, or lets it go.
@@ -179,11 +208,14 @@ impl Space {
         prev_crc: u32,
         index: SegmentIndex,
     ) {
+        // What was sealed may be cut; its footers are only a cache.
+        self.sealed.clear();
         self.live = live;
         self.offset = offset;
         self.prev_crc = prev_crc;
         self.index = index;
         shared.live_index.show(&self.index);
+        shared.extent.set_live_payload_bytes(self.index.footer().payload_bytes);
         shared.extent.set_live_epoch(self.live.header.epoch);
     }
 

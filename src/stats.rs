@@ -46,8 +46,34 @@ pub struct Stats {
     /// Times that space was claimed and its length not yet written, which holds up later claims in
     /// that ring.
     pub claim_holds: Stall,
-    /// Records found ahead of the reordering window, which go through a slower list.
+    /// Records found ahead of the reordering window. They go through a slower list; nobody waits
+    /// for that.
     pub beyond_window: u64,
+    /// Times that records stood in that list, and until it was empty again.
+    pub window_full: Stall,
+    /// Batches whose write and sync took a millisecond or more, and more than ten times what the
+    /// batches before took on average.
+    pub sync_slow: Stall,
+    /// Segments prepared by filling a new file with zeros.
+    pub prepared: Job,
+    /// Segments prepared from a file that was a segment before.
+    pub recycled: Job,
+    /// Files removed that were segments before.
+    pub removed: Job,
+    /// Files that could not be given up, removed or used again, and were left for the next opening.
+    pub spares_left: u64,
+    /// Footers written to sealed segments.
+    pub footers: u64,
+    /// Footers that could not be written: reading there is slower, nothing else.
+    pub footers_failed: u64,
+    /// Times that the log's start moved: by [`trim`](crate::Log::trim), or by what the options say is
+    /// to be kept.
+    pub trims: u64,
+    /// Records trimmed away by them.
+    pub trimmed_records: u64,
+    /// Times that what the options say is to be kept could not be looked after, because a file could
+    /// not be read. Tried again every second.
+    pub retention_failures: u64,
     /// Rings replaced because an unfinished reservation pinned them.
     pub rings_retired: u64,
     /// The slowest write and sync of a batch.
@@ -66,6 +92,39 @@ pub struct Stall {
     pub total: Duration,
     /// The longest one.
     pub max: Duration,
+}
+
+/// How often a piece of background work was finished, and how long that took, pauses included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Job {
+    /// Times.
+    pub count: u64,
+    /// Time in all.
+    pub total: Duration,
+    /// The longest one.
+    pub max: Duration,
+}
+
+/// What goes on in the background just now, and how much was done since the log was opened. Costs
+/// a few loads: for who tags the samples of a measurement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Housekeeping {
+    /// Segments that the log moved on to.
+    pub rotations: u64,
+    /// Segments prepared by filling a new file with zeros.
+    pub prepared: u64,
+    /// Segments prepared from a file that was a segment before.
+    pub recycled: u64,
+    /// Files removed that were segments before.
+    pub removed: u64,
+    /// A file is being filled with zeros; also in the pauses between the steps.
+    pub preparing: bool,
+    /// A file is being made a segment again.
+    pub recycling: bool,
+    /// A file is being shortened and removed; also in the pauses between the steps.
+    pub removing: bool,
 }
 
 /// The counters behind [`Stats`].
@@ -90,6 +149,19 @@ pub(crate) struct Counters {
     pub(crate) number_holds: StallCounter,
     pub(crate) claim_holds: StallCounter,
     pub(crate) sync: StallCounter,
+    pub(crate) window_full: StallCounter,
+    pub(crate) sync_slow: StallCounter,
+    pub(crate) prepared: JobCounter,
+    pub(crate) recycled: JobCounter,
+    pub(crate) removed: JobCounter,
+    pub(crate) spares_left: Counter,
+    pub(crate) footers: Counter,
+    pub(crate) footers_failed: Counter,
+    pub(crate) trims: Counter,
+    pub(crate) trimmed_records: Counter,
+    pub(crate) retention_failures: Counter,
+    /// What a batch takes, on the average of the last ones; the writer's note.
+    sync_average_ns: Counter,
 }
 
 impl Counters {
@@ -115,10 +187,48 @@ impl Counters {
             number_holds: self.number_holds.get(),
             claim_holds: self.claim_holds.get(),
             beyond_window: self.beyond_window.get(),
+            window_full: self.window_full.get(),
+            sync_slow: self.sync_slow.get(),
+            prepared: self.prepared.get(),
+            recycled: self.recycled.get(),
+            removed: self.removed.get(),
+            spares_left: self.spares_left.get(),
+            footers: self.footers.get(),
+            footers_failed: self.footers_failed.get(),
+            trims: self.trims.get(),
+            trimmed_records: self.trimmed_records.get(),
+            retention_failures: self.retention_failures.get(),
             rings_retired: self.rings_retired.get(),
             sync_max: sync.max,
             sync_total: sync.total,
         }
+    }
+
+    pub(crate) fn housekeeping(&self) -> Housekeeping {
+        Housekeeping {
+            rotations: self.rotations.get(),
+            prepared: self.prepared.done.count.load(Ordering::Relaxed),
+            recycled: self.recycled.done.count.load(Ordering::Relaxed),
+            removed: self.removed.done.count.load(Ordering::Relaxed),
+            preparing: self.prepared.is_under_way(),
+            recycling: self.recycled.is_under_way(),
+            removing: self.removed.is_under_way(),
+        }
+    }
+
+    /// A batch was written and synced. The writer's call only.
+    pub(crate) fn synced(&self, took_ns: u64) {
+        const SLOW_NS: u64 = 1_000_000;
+        self.sync.add(took_ns);
+        let average = self.sync_average_ns.get();
+        if took_ns >= SLOW_NS && took_ns > average.saturating_mul(10) && average > 0 {
+            self.sync_slow.add(took_ns);
+        }
+        let next = match average {
+            0 => took_ns.max(1),
+            _ => (average - average / 16 + took_ns / 16).max(1),
+        };
+        self.sync_average_ns.set(next);
     }
 }
 
@@ -159,5 +269,56 @@ impl StallCounter {
             total: Duration::from_nanos(self.total_ns.load(Ordering::Relaxed)),
             max: Duration::from_nanos(self.max_ns.load(Ordering::Relaxed)),
         }
+    }
+}
+
+/// A piece of background work: at most one of its kind at a time, by the preparer.
+#[derive(Default)]
+pub(crate) struct JobCounter {
+    done: StallCounter,
+    /// When the one that is under way began, and 1; 0 when none is.
+    since: AtomicU64,
+}
+
+impl JobCounter {
+    pub(crate) fn begin(&self, now_ns: u64) {
+        self.since.store(now_ns + 1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn finish(&self, now_ns: u64) {
+        let since = self.since.swap(0, Ordering::Relaxed);
+        self.done.add((now_ns + 1).saturating_sub(since));
+    }
+
+    pub(crate) fn give_up(&self) {
+        self.since.store(0, Ordering::Relaxed);
+    }
+
+    fn is_under_way(&self) -> bool {
+        self.since.load(Ordering::Relaxed) != 0
+    }
+
+    fn get(&self) -> Job {
+        let Stall { count, total, max } = self.done.get();
+        Job { count, total, max }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_sync_is_one_of_its_kind() {
+        let counters = Counters::default();
+        counters.synced(5_000_000);
+        assert_eq!(counters.sync_slow.get().count, 0, "nothing to compare it with");
+        (0..200).for_each(|_| counters.synced(20_000));
+        counters.synced(900_000);
+        assert_eq!(counters.sync_slow.get().count, 0, "less than a millisecond");
+        (0..200).for_each(|_| counters.synced(20_000));
+        counters.synced(2_000_000);
+        let slow = counters.sync_slow.get();
+        assert_eq!((slow.count, slow.total), (1, Duration::from_millis(2)));
     }
 }

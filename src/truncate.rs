@@ -328,7 +328,6 @@ impl Cutter<'_> {
     /// [`build`](Self::build) says otherwise.
     pub(crate) fn cut(
         &mut self,
-        place: &Place,
         lsn: u64,
         built: (LiveSegment, End),
     ) -> Result<(LiveSegment, End), IoError> {
@@ -350,11 +349,11 @@ impl Cutter<'_> {
         // From here on the log is cut. What stands behind is stale.
         let epochs = segment::list_segments(store)?;
         for epoch in epochs.into_iter().filter(|&epoch| epoch > header.epoch) {
-            let (old, spare) =
-                (segment_name(epoch), segment::spare_name(epoch, place.segment.header.generation));
-            store.rename(&old, &spare).map_err(|e| failed("give up", &old, e))?;
+            let spares = &mut self.files.spares;
+            spares.retire(store, epoch).map_err(|e| failed("give up", &segment_name(epoch), e))?;
         }
-        store.sync_dir().map_err(|e| failed("sync the directory of", &name, e))?;
+        let settled = self.files.spares.settle_names(store);
+        settled.map_err(|e| failed("sync the directory of", &name, e))?;
         self.files.next_epoch = header.epoch + 1;
         match cursor::clamp(store, lsn) {
             Err(ScanError::Io(error)) => Err(error),

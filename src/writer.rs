@@ -126,11 +126,13 @@ struct Linger {
     last_bytes: u64,
 }
 
-/// Timing the two short windows in which a producer can hold up others.
+/// Timing the two short windows in which a producer can hold up others, and the reordering window.
 #[derive(Default)]
 struct Hold {
     number_since_ns: Option<u64>,
     claim_since_ns: Option<u64>,
+    /// Since when records lie beyond the window.
+    window_since_ns: Option<u64>,
 }
 
 impl Writer {
@@ -283,6 +285,7 @@ impl Writer {
         }
         if self.flight.len() != before {
             self.waiters.take_done(&self.shared.commit, &mut self.to_wake);
+            self.space.hand_over(&self.shared);
             self.idle_since_ns = self.shared.clock.now_ns();
         }
     }
@@ -329,7 +332,7 @@ impl Writer {
                     shared.timings.record(&flight.timing);
                 }
                 let took = flight.timing.durable_ns.saturating_sub(flight.timing.submitted_ns);
-                shared.counters.sync.add(took);
+                shared.counters.synced(took);
             }
             What::Sync { covers } => {
                 shared.commit.advance(Level::Synced, covers);
@@ -473,6 +476,15 @@ impl Writer {
 
     fn time_holds(&mut self) {
         self.shared.counters.beyond_window.set(self.drain.stats().beyond_window);
+        match (self.drain.is_window_full(), self.hold.window_since_ns) {
+            (true, None) => self.hold.window_since_ns = Some(self.shared.clock.now_ns()),
+            (false, Some(since)) => {
+                let held = self.shared.clock.now_ns().saturating_sub(since);
+                self.shared.counters.window_full.add(held);
+                self.hold.window_since_ns = None;
+            }
+            _ => {}
+        }
         match (self.drain.has_hole(), self.hold.number_since_ns) {
             (true, None) => self.hold.number_since_ns = Some(self.shared.clock.now_ns()),
             (false, Some(since)) => {

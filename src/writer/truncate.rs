@@ -80,7 +80,7 @@ impl Writer {
                 return Err(error.into());
             }
         };
-        let (live, end) = match cutter.cut(&place, lsn, built) {
+        let (live, end) = match cutter.cut(lsn, built) {
             Ok(cut) => cut,
             Err(error) => return Err(self.cannot_go_on(error)),
         };

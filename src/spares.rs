@@ -1,0 +1,125 @@
+//! Files that were segments once and are not part of the log any more. They wait to become segments
+//! again, or to be removed; what is in them is worthless.
+
+use std::collections::VecDeque;
+use std::io;
+
+use crate::disk::{Access, Store};
+use crate::error::IoError;
+use crate::frame;
+use crate::segment;
+
+/// The files that wait, the oldest first.
+#[derive(Default)]
+pub(crate) struct Spares {
+    waiting: VecDeque<Spare>,
+    /// A file got its name here and the directory was not synced since. Until it is, the file may
+    /// come back as the segment that it was: so nothing in it may change before.
+    names_pending: bool,
+    /// The one that is being removed, with what is left of it.
+    pub(crate) leaving: Option<Spare>,
+}
+
+/// A file that waits.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Spare {
+    pub(crate) name: String,
+    pub(crate) bytes: u64,
+}
+
+impl Spares {
+    /// Those that recovery found: names and sizes.
+    pub(crate) fn new(found: Vec<(String, u64)>) -> Self {
+        let waiting = found.into_iter().map(|(name, bytes)| Spare { name, bytes }).collect();
+        Spares { waiting, names_pending: false, leaving: None }
+    }
+
+    /// Makes the segment file `epoch`, which nobody counts as part of the log any more, one of them.
+    /// False: there is no such file.
+    ///
+    /// A crash may leave either name. The caller has made durable, before, what says that the
+    /// segment does not count: the mark, or a header of a later generation.
+    pub(crate) fn retire(&mut self, store: &dyn Store, epoch: u64) -> io::Result<bool> {
+        let segment = frame::segment_name(epoch);
+        let bytes = match store.open(&segment, Access::Read).and_then(|file| file.len()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            found => found?,
+        };
+        let name = self.free_name(epoch);
+        store.rename(&segment, &name)?;
+        self.names_pending = true;
+        self.waiting.push_back(Spare { name, bytes });
+        Ok(true)
+    }
+
+    /// Makes the names durable, where they are not.
+    pub(crate) fn settle_names(&mut self, store: &dyn Store) -> io::Result<()> {
+        if self.names_pending {
+            store.sync_dir()?;
+            self.names_pending = false;
+        }
+        Ok(())
+    }
+
+    /// Whether one has exactly this size.
+    pub(crate) fn any_of(&self, bytes: u64) -> bool {
+        self.waiting.iter().any(|spare| spare.bytes == bytes)
+    }
+
+    /// Takes one of exactly this size.
+    pub(crate) fn take(&mut self, bytes: u64) -> Option<Spare> {
+        let index = self.waiting.iter().position(|spare| spare.bytes == bytes)?;
+        self.waiting.remove(index)
+    }
+
+    /// Takes one that is to go: of another size, or beyond the `keep` that stay.
+    pub(crate) fn take_surplus(&mut self, bytes: u64, keep: usize) -> Option<Spare> {
+        let index = match self.waiting.iter().position(|spare| spare.bytes != bytes) {
+            Some(index) => index,
+            None if self.waiting.len() > keep => 0,
+            None => return None,
+        };
+        self.waiting.remove(index)
+    }
+
+    /// Whether [`take_surplus`](Self::take_surplus) would take one.
+    pub(crate) fn is_surplus(&self, bytes: u64, keep: usize) -> bool {
+        self.waiting.len() > keep || self.waiting.iter().any(|spare| spare.bytes != bytes)
+    }
+
+    /// Gives one back that was not used.
+    pub(crate) fn put_back(&mut self, spare: Spare) {
+        self.waiting.push_front(spare);
+    }
+
+    /// Bytes of all that wait, and of the one that is being removed.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.waiting.iter().chain(&self.leaving).map(|spare| spare.bytes).sum()
+    }
+
+    /// A name that none has.
+    fn free_name(&self, epoch: u64) -> String {
+        let mut number = 0;
+        loop {
+            let name = segment::spare_name(epoch, number);
+            let leaving = self.leaving.as_ref().is_some_and(|spare| spare.name == name);
+            if !leaving && self.waiting.iter().all(|spare| spare.name != name) {
+                return name;
+            }
+            number += 1;
+        }
+    }
+}
+
+/// The spare files in the directory, with their sizes.
+pub(crate) fn list_spares(store: &dyn Store) -> Result<Vec<(String, u64)>, IoError> {
+    let names = store.list().map_err(|e| IoError::new("list", segment::dir_path(store), e))?;
+    let mut spares = Vec::new();
+    for name in names.into_iter().filter(|name| segment::is_spare_name(name)) {
+        let size = store.open(&name, Access::Read).and_then(|file| file.len());
+        let bytes = size.map_err(|e| IoError::new("read the size of", store.path(&name), e))?;
+        spares.push((name, bytes));
+    }
+    spares.sort();
+    Ok(spares)
+}
