@@ -109,7 +109,9 @@ impl MarkFile {
         new: Mark,
     ) -> Result<MarkFile, ScanError> {
         let Some((file, slot)) = SlotFile::open(store, MARK_NAME, Kind::Mark)? else {
-            let file = SlotFile::create(store, MARK_NAME, Kind::Mark, log_id, &new.encode())?;
+            let bytes = new.encode();
+            let mut file = SlotFile::create(store, MARK_NAME, Kind::Mark, log_id, &bytes)?;
+            file.write(store, &bytes)?;
             return Ok(MarkFile { file, mark: new });
         };
         let mark = checked(store, &slot, Some(log_id))?;
@@ -122,8 +124,12 @@ impl MarkFile {
 
     /// Replaces the mark; it is durable when this returns. After an error nobody knows which of the
     /// two will be found.
+    ///
+    /// Both slots get it: a sector that goes bad later brings no older mark back.
     pub(crate) fn set(&mut self, store: &dyn Store, mark: Mark) -> Result<(), IoError> {
-        self.file.write(store, &mark.encode())?;
+        let bytes = mark.encode();
+        self.file.write(store, &bytes)?;
+        self.file.write(store, &bytes)?;
         self.mark = mark;
         Ok(())
     }
@@ -136,6 +142,12 @@ pub(crate) fn read_mark(
 ) -> Result<Option<Mark>, ScanError> {
     let Some(slot) = slots::read(store, MARK_NAME, Kind::Mark)? else { return Ok(None) };
     checked(store, &slot, log_id).map(Some)
+}
+
+/// The same, with the log that it says it is of.
+pub(crate) fn find_mark(store: &dyn Store) -> Result<Option<(LogId, Mark)>, ScanError> {
+    let Some(slot) = slots::read(store, MARK_NAME, Kind::Mark)? else { return Ok(None) };
+    Ok(Some((slot.log_id, checked(store, &slot, None)?)))
 }
 
 fn checked(

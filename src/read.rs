@@ -216,7 +216,7 @@ impl Reader {
     fn watermark(&self) -> Result<u64, ReadError> {
         match &self.watermark {
             Watermark::Live(durable) => Ok(durable()),
-            Watermark::Vouched => Ok(recovery::inspect(&*self.store)?.vouched_lsn.get()),
+            Watermark::Vouched => recovery::vouched_lsn(&*self.store),
         }
     }
 

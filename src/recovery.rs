@@ -7,6 +7,8 @@
 //! the old one ended; the rename of that segment is the one step that changes what the log holds.
 
 mod inspect;
+mod layout;
+mod meter;
 mod report;
 pub(crate) mod rewrite;
 mod survey;
@@ -17,7 +19,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+#[cfg(test)]
 pub(crate) use inspect::inspect;
+pub(crate) use inspect::vouched_lsn;
 pub use inspect::{Inspection, SegmentInfo, SegmentState, inspect_dir};
 pub use report::{RecoveryReport, TornTail};
 
@@ -29,7 +33,9 @@ use crate::index::SegmentIndex;
 use crate::lsn::Lsn;
 use crate::mark::{MARK_NAME, Mark, MarkFile};
 use crate::mem::AlignedBuf;
-use crate::segment::{self, Entropy, Filler, LiveSegment, ScanError, Segment, TMP_SUFFIX};
+use crate::segment::{self, Entropy, Filler, LiveSegment, ScanError, TMP_SUFFIX};
+use layout::GiveUp;
+use meter::Meter;
 use rewrite::{End, Rest};
 use survey::Survey;
 pub(crate) use survey::first_lsn_of;
@@ -67,6 +73,8 @@ pub(crate) struct Recovered {
     pub(crate) index: SegmentIndex,
     /// The segments that stand ready behind it, their epochs contiguous.
     pub(crate) ready: Vec<LiveSegment>,
+    /// Files that wait to be used again, by name, with their sizes in bytes.
+    pub(crate) spares: Vec<(String, u64)>,
     pub(crate) mark: MarkFile,
     pub(crate) report: RecoveryReport,
 }
@@ -84,17 +92,63 @@ pub(crate) fn recover(
     let swept_files = sweep_tmp(store)?;
     // A process that was killed may have left names that are there but not durable yet.
     sync_dir(store)?;
-    let mut recovered = match survey::survey(store, false)? {
+    let meter = Meter::new(store);
+    let mut recovered = match survey::survey(&meter, false)? {
         None if !config.create => {
             return Err(OpenError::NotFound { dir: segment::dir_path(store) });
         }
         None => create(store, config)?,
-        Some(survey) if resumes_in_place(store, &survey) => resume(store, config, &survey)?,
-        Some(survey) => supersede(store, config, &survey)?,
+        Some(survey) => {
+            // Before anything else changes: from now on the end is not where the log was closed.
+            let mark = take_over(store, &survey)?;
+            clear_away(store, &survey)?;
+            match resumes_in_place(store, &survey) {
+                true => resume(store, config, &survey, mark)?,
+                false => supersede(store, &meter, config, &survey, mark)?,
+            }
+        }
     };
+    recovered.spares = layout::list_spares(store)?;
     recovered.report.swept_files = swept_files;
+    recovered.report.bytes_read = meter.read_bytes();
     recovered.report.took = started.elapsed();
     Ok(recovered)
+}
+
+/// The mark, which says no longer that the log is closed. Where a truncation was begun that never
+/// happened, or the mark is older than the log, it says what generation the log is in.
+fn take_over(store: &dyn Store, survey: &Survey) -> Result<MarkFile, OpenError> {
+    let (generation, truncated_after) = survey.generation();
+    let mut mark = Mark { closed: None, ..survey.mark };
+    if mark.generation != generation {
+        mark.generation = generation;
+        mark.truncated_after = truncated_after;
+        // Nothing behind the tail is of another generation and counts.
+        mark.generation_epoch = match generation {
+            0 => 0,
+            _ => survey.segments[survey.tail].epoch,
+        };
+    }
+    let mut file = MarkFile::open_or_create(store, survey.log_id, mark)?;
+    if *file.get() != mark {
+        file.set(store, mark)?;
+    }
+    Ok(file)
+}
+
+/// Gives up what stands outside of the log: below its start, and what a truncation cut off.
+fn clear_away(store: &dyn Store, survey: &Survey) -> Result<(), OpenError> {
+    if survey.trimmed.is_empty() && survey.stale.is_empty() {
+        return Ok(());
+    }
+    let mut spares = GiveUp::new(store)?;
+    for &epoch in &survey.trimmed {
+        spares.rename(epoch, survey.mark.generation)?;
+    }
+    for segment in &survey.stale {
+        spares.rename(segment.epoch, segment.header.generation)?;
+    }
+    Ok(sync_dir(store)?)
 }
 
 /// Removes what an interrupted preparation or recovery left.
@@ -149,6 +203,7 @@ fn create(store: &dyn Store, config: &RecoverConfig<'_>) -> Result<Recovered, Op
         prev_crc: 0,
         wall_ns: config.wall_now_ns,
         ready: Vec::new(),
+        spares: Vec::new(),
         report: RecoveryReport {
             created: true,
             clean: true,
@@ -159,13 +214,16 @@ fn create(store: &dyn Store, config: &RecoverConfig<'_>) -> Result<Recovered, Op
     })
 }
 
-/// Whether writing can go on right behind the last batch: everything is vouched for, and only zeros
-/// follow, so that nothing that was ever written there can come back.
+/// Whether writing can go on right behind the last batch: everything is vouched for, and nothing
+/// follows, so that nothing that was ever written there can come back. What an earlier life of the
+/// file left there can not.
 fn resumes_in_place(store: &dyn Store, survey: &Survey) -> bool {
     let tail = &survey.segments[survey.tail];
     let chain = &survey.chain;
     chain.last_lsn() == survey.vouched_lsn
         && survey.torn.is_none()
+        && !survey.is_sealed
+        && chain.is_linked
         && chain.end_segment == survey.tail
         && tail.file_bytes >= tail.header.segment_bytes
         && fits_device(store, &tail.header)
@@ -185,6 +243,7 @@ fn resume(
     store: &dyn Store,
     config: &RecoverConfig<'_>,
     survey: &Survey,
+    mark: MarkFile,
 ) -> Result<Recovered, OpenError> {
     let tail = &survey.segments[survey.tail];
     let chain = &survey.chain;
@@ -211,15 +270,17 @@ fn resume(
         rewritten_records: 0,
         index: chain.index.clone(),
     };
-    finish(store, config, survey, live, end)
+    finish(store, config, survey, mark, live, end)
 }
 
 /// Goes on in a fresh segment, which takes up what nothing vouches for and supersedes what follows
 /// the last vouched record.
 fn supersede(
     store: &dyn Store,
+    meter: &Meter<'_>,
     config: &RecoverConfig<'_>,
     survey: &Survey,
+    mark: MarkFile,
 ) -> Result<Recovered, OpenError> {
     let header = superseding_header(store, config, survey)?;
     let mut end = End {
@@ -236,11 +297,11 @@ fn supersede(
             last_lsn: survey.chain.last_lsn(),
             vouched_lsn: survey.vouched_lsn,
         };
-        end = rewrite::write_again(store, &rest, &header, &**filler.file(), wall_ns)?;
+        end = rewrite::write_again(meter, &rest, &header, &**filler.file(), wall_ns)?;
         Ok(())
     })?;
     let live = LiveSegment { header, file };
-    let mut recovered = finish(store, config, survey, live, end)?;
+    let mut recovered = finish(store, config, survey, mark, live, end)?;
     recovered.report.clean = false;
     Ok(recovered)
 }
@@ -260,14 +321,17 @@ fn superseding_header(
     // A segment that holds nothing that counts is replaced: crash after crash, the log does not
     // grow by one such segment each time.
     let known_start = old.resume.is_some() || old.first_lsn == Lsn::FIRST.get();
-    let replaces = keep.offset == old.data_offset() && known_start;
+    let replaces = keep.offset == old.data_offset() && (known_start || !survey.chain.is_linked);
     let (epoch, resume) = match replaces {
-        true => (old.epoch, old.resume),
+        true if survey.chain.is_linked => (old.epoch, old.resume),
+        // Of what stood before, nothing is left: the chain starts anew.
+        true => (old.epoch, Some(Resume { prev_end_offset: 0, prev_batch_crc: 0 })),
         false => {
             let resume = Resume { prev_end_offset: keep.offset, prev_batch_crc: keep.prev_crc };
             (old.epoch + 1, Some(resume))
         }
     };
+    let (generation, truncated_after) = survey.generation();
     let mut header = SegmentHeader {
         log_id: survey.log_id,
         epoch,
@@ -277,8 +341,8 @@ fn superseding_header(
         created_wall_ns: config.wall_now_ns,
         first_lsn: keep.next_lsn,
         resume,
-        generation: old.generation,
-        truncated_after: old.truncated_after,
+        generation,
+        truncated_after,
         recycled: false,
     };
     let block = u64::from(block_bytes);
@@ -291,59 +355,52 @@ fn superseding_header(
     Ok(header)
 }
 
-/// What both ways have in common: removes what must not follow the live segment, cuts what it
+/// What both ways have in common: gives up what must not follow the live segment, cuts what it
 /// superseded, and opens the ready segments.
 fn finish(
     store: &dyn Store,
     config: &RecoverConfig<'_>,
     survey: &Survey,
+    mark: MarkFile,
     live: LiveSegment,
     end: End,
 ) -> Result<Recovered, OpenError> {
     let epoch = live.header.epoch;
-    let mut ready_epochs = Vec::new();
+    let (generation, _) = survey.generation();
+    let mut ready = Vec::new();
     for (index, segment) in survey.segments.iter().enumerate() {
         let usable = index > survey.tail
-            && survey.zero[index]
-            && segment.epoch == epoch + 1 + ready_epochs.len() as u64
+            && survey.usable[index]
+            && segment.epoch == epoch + 1 + ready.len() as u64
             && segment.header.segment_bytes == config.segment_bytes
             && segment.file_bytes == config.segment_bytes
             && segment.header.block_bytes == live.header.block_bytes
-            && segment.header.first_lsn == 0;
+            && segment.header.first_lsn == 0
+            && segment.header.generation == generation;
         if usable {
-            ready_epochs.push(segment.epoch);
+            let file = segment::open_file(store, segment.epoch, Access::Write)?;
+            ready.push(LiveSegment { header: segment.header, file });
         }
     }
     // From the last one down, each durably before the next: a gap below a segment is taken for a
     // lost segment.
-    for segment in survey.segments.iter().rev() {
-        if segment.epoch <= epoch || ready_epochs.contains(&segment.epoch) {
-            continue;
-        }
-        let name = frame::segment_name(segment.epoch);
-        store.remove(&name).map_err(|e| IoError::new("remove", store.path(&name), e))?;
+    let last_ready = epoch + ready.len() as u64;
+    let mut spares = GiveUp::new(store)?;
+    for segment in survey.segments.iter().rev().take_while(|segment| segment.epoch > last_ready) {
+        spares.rename(segment.epoch, segment.header.generation)?;
         sync_dir(store)?;
     }
     cut_superseded(store, survey, &live.header)?;
-    let mut ready = Vec::new();
-    for epoch in ready_epochs {
-        let (header, file) = {
-            let (segment, _) = Segment::open(store, epoch)?;
-            (segment.header, segment::open_file(store, epoch, Access::Write)?)
-        };
-        ready.push(LiveSegment { header, file });
-    }
     let chain = &survey.chain;
     let report = RecoveryReport {
         clean: true,
-        first_lsn: Lsn::new(survey.first_lsn),
+        first_lsn: Lsn::new(survey.mark.first_lsn),
         last_lsn: Lsn::new(chain.last_lsn()),
         vouched_lsn: Lsn::new(survey.vouched_lsn),
         rewritten_records: end.rewritten_records,
         torn: survey.torn.clone(),
-        segments: survey.segments.iter().filter(|segment| segment.epoch < epoch).count() + 1,
+        segments: survey.epochs.iter().filter(|&&segment| segment < epoch).count() + 1,
         ready_segments: ready.len(),
-        bytes_read: survey.bytes_read,
         ..RecoveryReport::new()
     };
     Ok(Recovered {
@@ -353,31 +410,33 @@ fn finish(
         prev_crc: end.prev_crc,
         wall_ns: survey.wall_ns.max(config.wall_now_ns),
         index: end.index,
-        mark: MarkFile::open_or_create(store, survey.log_id, Mark::new())?,
+        mark,
         ready,
+        spares: Vec::new(),
         report,
     })
 }
 
 /// Gives back the space behind the place where the segment before was superseded. Only a segment
-/// made by recovery says so, and it is durable by now.
+/// made by recovery says so, or by a truncation, and it is durable by now.
 fn cut_superseded(
     store: &dyn Store,
     survey: &Survey,
     live: &SegmentHeader,
 ) -> Result<(), OpenError> {
     let Some(resume) = live.resume else { return Ok(()) };
-    let before = survey.segments.iter().find(|segment| segment.epoch + 1 == live.epoch);
-    let Some(before) = before else { return Ok(()) };
-    let end = resume.prev_end_offset.max(before.header.data_offset());
-    if before.file_bytes <= end {
+    let before = live.epoch - 1;
+    if resume.prev_end_offset == 0 || survey.epochs.binary_search(&before).is_err() {
         return Ok(());
     }
-    let file = segment::open_file(store, before.epoch, Access::Write)?;
-    file.set_len(end).map_err(|e| {
-        IoError::new("cut the torn tail of", segment::segment_path(store, before.epoch), e)
-    })?;
-    Ok(())
+    let file = segment::open_file(store, before, Access::Write)?;
+    let cut = || match file.len()? > resume.prev_end_offset {
+        true => file.set_len(resume.prev_end_offset),
+        false => Ok(()),
+    };
+    Ok(cut().map_err(|e| {
+        IoError::new("cut the torn tail of", segment::segment_path(store, before), e)
+    })?)
 }
 
 /// Makes a segment: filled with zeros, then whatever `write` puts in, then synced and named.

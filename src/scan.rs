@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::disk::File;
+use crate::footer::{self, Footer};
 use crate::frame::{self, BATCH_HEADER_BYTES, BatchContext, BatchError, BatchHeader};
 use crate::mem::AlignedBuf;
 use crate::segment::Segment;
@@ -175,11 +176,6 @@ impl BatchCursor {
         self.limit
     }
 
-    /// Bytes read from the disk so far.
-    pub(crate) fn bytes_read(&self) -> u64 {
-        self.window.bytes_read
-    }
-
     /// Moves on to `next`, the segment with the following epoch, if the chain goes on there; where
     /// it does not, the cursor stays. `limit` is where `next` ends.
     pub(crate) fn cross(
@@ -244,11 +240,14 @@ pub(crate) struct Sweep {
     pub(crate) synced_lsn: u64,
     /// The latest wall clock in any of them.
     pub(crate) wall_ns: u64,
-    /// Offset behind the last block that is not all zeros; 0 when all are.
+    /// Offset behind the last block that is not all zeros; 0 when all are. In a recycled segment,
+    /// which may hold anything, behind the last batch of which there is a valid header. A footer
+    /// does not count.
     pub(crate) nonzero_end: u64,
+    /// Whether a footer of this life of the file stands at the end.
+    pub(crate) has_footer: bool,
     /// The first header that the caller asked for.
     pub(crate) found: Option<BatchHeader>,
-    pub(crate) bytes_read: u64,
 }
 
 /// Looks at every block from `from` to `limit` for batch headers, whatever their chain, until one
@@ -265,16 +264,30 @@ pub(crate) fn sweep(
     let context = BatchContext::from(&segment.header);
     let block = u64::from(segment.header.block_bytes);
     let mut sweep = Sweep::default();
+    let footer_at = footer::footer_offset(&segment.header);
     let mut offset = from;
     while offset < limit {
+        if offset == footer_at && limit == segment.header.segment_bytes {
+            let bytes = window.bytes(offset, (limit - offset) as usize)?;
+            if Footer::decode(bytes, &segment.header).is_some() {
+                sweep.has_footer = true;
+                break;
+            }
+        }
         let bytes = window.bytes(offset, block.min(limit - offset) as usize)?;
         if bytes.is_empty() {
             break;
         }
         if !frame::is_zero(bytes) {
-            sweep.nonzero_end = offset + bytes.len() as u64;
+            if !segment.header.recycled {
+                sweep.nonzero_end = offset + bytes.len() as u64;
+            }
             if let Ok((header, _)) = BatchHeader::decode(bytes, &context, offset) {
                 sweep.headers += 1;
+                if segment.header.recycled {
+                    let end = offset.saturating_add(header.disk_bytes(block)).min(limit);
+                    sweep.nonzero_end = sweep.nonzero_end.max(end);
+                }
                 sweep.synced_lsn = sweep.synced_lsn.max(header.synced_lsn);
                 sweep.wall_ns = sweep.wall_ns.max(header.wall_ns);
                 if wanted(&header) {
@@ -285,7 +298,6 @@ pub(crate) fn sweep(
         }
         offset += block;
     }
-    sweep.bytes_read = window.bytes_read;
     Ok(sweep)
 }
 
@@ -298,14 +310,13 @@ struct Window {
     start: u64,
     len: usize,
     chunk_bytes: usize,
-    bytes_read: u64,
 }
 
 impl Window {
     fn new(file: Arc<dyn File>, io_block_bytes: usize) -> io::Result<Window> {
         let chunk_bytes = CHUNK_BYTES_MIN.next_multiple_of(io_block_bytes);
         let buf = AlignedBuf::new(chunk_bytes)?;
-        Ok(Window { file, io_block_bytes, buf, start: 0, len: 0, chunk_bytes, bytes_read: 0 })
+        Ok(Window { file, io_block_bytes, buf, start: 0, len: 0, chunk_bytes })
     }
 
     fn invalidate(&mut self) {
@@ -341,7 +352,6 @@ impl Window {
         }
         self.start = start;
         self.len = self.file.read_at(start, &mut self.buf[..bytes])?.min(bytes);
-        self.bytes_read += self.len as u64;
         self.chunk_bytes =
             (self.chunk_bytes * 4).min(CHUNK_BYTES_MAX).next_multiple_of(self.io_block_bytes);
         Ok(())

@@ -25,6 +25,7 @@ use crate::commit::Level;
 use crate::disk::{BackendInfo, Disk, Done, File};
 use crate::drain::{Drain, Filled};
 use crate::error::{IoError, Poison};
+use crate::mark::{Closed, Mark};
 use crate::mem::AlignedBuf;
 use crate::numbers::Shut;
 use crate::options::{Durability, Idle, Options};
@@ -540,7 +541,7 @@ impl Writer {
                 return Next::Disk(None);
             }
         } else if leaving {
-            self.end(None);
+            self.close_cleanly();
             return Next::End;
         }
         if self.closing && !drained {
@@ -570,6 +571,22 @@ impl Writer {
     }
 
     // ---- the end ----
+
+    /// Everything accepted is durable and vouched for. The mark says where it ends, so that the next
+    /// open looks no further.
+    fn close_cleanly(&mut self) {
+        let (context, end_offset, crc) = self.space.at();
+        let closed = Some(Closed { epoch: context.epoch, end_offset, crc });
+        let marked = {
+            let mut files = self.shared.extent.files();
+            let mark = Mark { closed, ..*files.mark.get() };
+            files.mark.set(&*self.shared.store, mark)
+        };
+        match marked {
+            Ok(()) => self.end(None),
+            Err(error) => self.fail(error),
+        }
+    }
 
     fn fail(&mut self, error: IoError) {
         let durable = self.shared.commit.watermark(Level::Synced);

@@ -31,7 +31,7 @@ pub struct RecoveryReport {
     pub ready_segments: usize,
     /// Unfinished files of an interrupted preparation that were removed.
     pub swept_files: usize,
-    /// Bytes of segments that were read, headers not counted.
+    /// Bytes that were read from the log's files.
     pub bytes_read: u64,
     /// How long it took.
     pub took: Duration,

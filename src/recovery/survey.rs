@@ -6,32 +6,49 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::TornTail;
+use super::layout::Layout;
 use crate::disk::{File, Store};
 use crate::error::{Damage, IoError};
-use crate::frame::LogId;
+use crate::frame::{BatchHeader, LogId};
 use crate::index::SegmentIndex;
 use crate::lsn::Lsn;
+use crate::mark::{Closed, Mark};
 use crate::scan::{self, BatchCursor, Crossing, Placed, Step, Stop, StopReason, Sweep};
 use crate::segment::{self, ScanError, Segment};
 
 /// What was found in a log's directory.
 pub(super) struct Survey {
     pub(super) log_id: LogId,
-    /// All segments in ascending order; without gaps up to `tail`.
+    /// What the mark says; that of a new log where there is none.
+    pub(super) mark: Mark,
+    /// All segments of the log, ascending and without gaps.
+    pub(super) epochs: Vec<u64>,
+    /// The highest of them: as many as it took to find the end.
     pub(super) segments: Vec<Segment>,
-    /// The last segment that holds anything of the log; those behind it stand ready.
+    /// The last segment that holds anything of the log, of `segments`; those behind it stand ready.
     pub(super) tail: usize,
-    pub(super) first_lsn: u64,
     pub(super) chain: Chain,
     /// Every record up to this number was durable.
     pub(super) vouched_lsn: u64,
     /// The latest wall clock seen.
     pub(super) wall_ns: u64,
     pub(super) torn: Option<TornTail>,
-    /// For each segment, whether everything behind its header is zero; true up to `tail`, where it
-    /// is not asked.
-    pub(super) zero: Vec<bool>,
-    pub(super) bytes_read: u64,
+    /// For each segment behind the tail, whether it can be written to as it stands.
+    pub(super) usable: Vec<bool>,
+    /// Whether a footer says that the log had moved on from the tail.
+    pub(super) is_sealed: bool,
+    /// Segments below the log's start.
+    pub(super) trimmed: Vec<u64>,
+    /// Segments that a truncation cut off.
+    pub(super) stale: Vec<Segment>,
+}
+
+impl Survey {
+    /// Truncations that the log has seen, and the last record that the last one kept.
+    pub(super) fn generation(&self) -> (u64, u64) {
+        let header = &self.segments[self.tail].header;
+        (header.generation, header.truncated_after)
+    }
 }
 
 /// The chain of valid batches at the end of a log.
@@ -51,10 +68,11 @@ pub(super) struct Chain {
     pub(super) empties: Option<(usize, u64)>,
     /// What the footer of the last segment will say.
     pub(super) index: SegmentIndex,
+    /// Whether the batch before its start is known, which its first one links to.
+    pub(super) is_linked: bool,
     stop: Stop,
     synced_lsn: u64,
     wall_ns: u64,
-    bytes_read: u64,
 }
 
 /// A place in the chain, from which on a new segment can supersede what follows.
@@ -105,47 +123,45 @@ impl Chain {
     }
 }
 
-/// Surveys a log. None: there is no segment. With `live` a writer may be at work meanwhile: what is
+/// Surveys a log. None: there is none. With `live` a writer may be at work meanwhile: what is
 /// vouched for is looked up before the chain is followed, so that the chain must reach it.
 pub(super) fn survey(store: &dyn Store, live: bool) -> Result<Option<Survey>, ScanError> {
-    let segments = open_all(store)?;
-    if segments.is_empty() {
-        return Ok(None);
-    }
-    check_whole(store, &segments)?;
-    let mut surveyor = Surveyor {
-        store,
-        sweeps: vec![Sweep::default(); segments.len()],
-        segments,
-        vouched_lsn: 0,
-        bytes_read: 0,
+    let Some(layout) = Layout::find(store)? else { return Ok(None) };
+    let sweeps = vec![Sweep::default(); layout.opened.len()];
+    // What the log no longer holds was durable when it was trimmed.
+    let vouched_lsn = layout.mark.first_lsn - 1;
+    let mut surveyor = Surveyor { store, layout, sweeps, tail: 0, vouched_lsn };
+    let closed = match surveyor.layout.mark.closed {
+        Some(closed) => surveyor.closed_end(&closed)?,
+        None => None,
     };
-    let tail = surveyor.find_tail(live)?;
-    surveyor.check_no_gap()?;
-    let chain = surveyor.find_chain(tail, live)?;
-    let first_lsn = match surveyor.first_lsn(0)? {
-        Some(lsn) => lsn,
-        None => return Err(surveyor.unknown_start()),
+    let was_closed = closed.is_some();
+    let chain = match closed {
+        Some(chain) => chain,
+        None => {
+            surveyor.find_tail(live)?;
+            surveyor.find_chain(live)?
+        }
     };
     let torn = surveyor.torn(&chain);
-    let wall_ns = surveyor.sweeps.iter().map(|sweep| sweep.wall_ns).fold(chain.wall_ns, u64::max);
-    let zero = surveyor
-        .sweeps
-        .iter()
-        .enumerate()
-        .map(|(index, sweep)| index <= tail || sweep.nonzero_end == 0)
-        .collect();
+    let Surveyor { layout, sweeps, tail, vouched_lsn, .. } = surveyor;
+    let wall_ns = sweeps.iter().map(|sweep| sweep.wall_ns).fold(chain.wall_ns, u64::max);
+    // Behind a clean end, segments stand as they were made: nobody looked at them.
+    let clear = |s: &Sweep| s.headers == 0 && s.nonzero_end == 0 && !s.has_footer;
     Ok(Some(Survey {
-        log_id: surveyor.segments[0].header.log_id,
+        log_id: layout.log_id(),
+        mark: layout.mark,
+        epochs: layout.epochs,
+        segments: layout.opened,
         tail,
-        first_lsn,
-        vouched_lsn: surveyor.vouched_lsn,
+        vouched_lsn,
         wall_ns,
         torn,
-        zero,
-        bytes_read: surveyor.bytes_read + chain.bytes_read,
+        usable: sweeps.iter().map(|sweep| was_closed || clear(sweep)).collect(),
+        is_sealed: sweeps[tail].has_footer,
+        trimmed: layout.trimmed,
+        stale: layout.stale,
         chain,
-        segments: surveyor.segments,
     }))
 }
 
@@ -154,14 +170,15 @@ pub(crate) fn first_lsn_of(store: &dyn Store, segment: &Segment) -> Result<Optio
     if segment.header.first_lsn != 0 {
         return Ok(Some(segment.header.first_lsn));
     }
-    let found = peek_first(store, segment)?;
+    let found = first_batch(store, segment)?;
     Ok(found.map(|header| header.first_lsn))
 }
 
-fn peek_first(
+/// The header of a segment's first batch, if it is valid.
+pub(super) fn first_batch(
     store: &dyn Store,
     segment: &Segment,
-) -> Result<Option<crate::frame::BatchHeader>, ScanError> {
+) -> Result<Option<BatchHeader>, ScanError> {
     let file = segment::open_file(store, segment.epoch, crate::disk::Access::Read)?;
     let from = segment.header.data_offset();
     let limit = segment.limit(None).min(from + u64::from(segment.header.block_bytes));
@@ -170,127 +187,147 @@ fn peek_first(
     Ok(sweep.found)
 }
 
-fn open_all(store: &dyn Store) -> Result<Vec<Segment>, ScanError> {
-    let mut segments: Vec<Segment> = Vec::new();
-    for epoch in segment::list_segments(store)? {
-        let (segment, _) = Segment::open(store, epoch)?;
-        if let Some(first) = segments.first()
-            && first.header.log_id != segment.header.log_id
-        {
-            return Err(ScanError::Foreign {
-                path: segment::segment_path(store, epoch),
-                reason: format!(
-                    "it is of log {}, and segment {} is of log {}",
-                    segment.header.log_id, first.epoch, first.header.log_id
-                ),
-            });
-        }
-        segments.push(segment);
-    }
-    Ok(segments)
-}
-
-/// A segment has its full size from the start; only one that was superseded is cut. A shorter one has
-/// lost whatever stood behind, and nothing there can vouch for it any more.
-fn check_whole(store: &dyn Store, segments: &[Segment]) -> Result<(), ScanError> {
-    let superseded = |segment: &Segment| {
-        let next = segments.iter().find(|next| next.epoch == segment.epoch + 1);
-        next.is_some_and(|next| next.header.resume.is_some())
-    };
-    let is_cut = |segment: &&Segment| {
-        segment.file_bytes < segment.header.segment_bytes && !superseded(segment)
-    };
-    match segments.iter().find(is_cut) {
-        None => Ok(()),
-        Some(segment) => Err(ScanError::Damaged(Damage {
-            segment: segment::segment_path(store, segment.epoch),
-            offset: segment.file_bytes,
-            lost: None,
-            detail: format!(
-                "the file was cut to {} of {} bytes; records behind that are lost, if there were any",
-                segment.file_bytes, segment.header.segment_bytes
-            ),
-        })),
-    }
-}
-
 struct Surveyor<'a> {
     store: &'a dyn Store,
-    segments: Vec<Segment>,
-    /// What was seen of each segment that was swept.
+    layout: Layout<'a>,
+    /// What was seen of each open segment that was swept.
     sweeps: Vec<Sweep>,
+    /// Of the open segments.
+    tail: usize,
     vouched_lsn: u64,
-    bytes_read: u64,
 }
 
 impl Surveyor<'_> {
-    /// The last segment with a valid batch header anywhere, or made by recovery, which put one
-    /// there; the first segment when there is no other.
-    fn find_tail(&mut self, live: bool) -> Result<usize, ScanError> {
-        for segment in &self.segments {
-            // What stood before the segment was durable when its header was made.
-            self.vouched_lsn = self.vouched_lsn.max(segment.header.first_lsn.saturating_sub(1));
+    /// Opens one segment more, below those that are open: all places move up by one.
+    fn open_next(&mut self) -> Result<bool, ScanError> {
+        if !self.layout.open_next()? {
+            return Ok(false);
         }
-        for index in (0..self.segments.len()).rev() {
-            let segment = &self.segments[index];
-            let data_offset = segment.header.data_offset();
-            let is_tail = index == 0
-                || segment.header.resume.is_some()
-                || peek_first(self.store, segment)?.is_some();
-            if is_tail && !live {
-                return Ok(index);
-            }
-            self.sweep(index, data_offset)?;
-            if is_tail || self.sweeps[index].headers > 0 {
-                return Ok(index);
-            }
-        }
-        Ok(0)
+        self.sweeps.insert(0, Sweep::default());
+        self.tail += 1;
+        Ok(true)
     }
 
-    fn check_no_gap(&self) -> Result<(), ScanError> {
-        // Ready segments count too: they are made in order, and removed from the last one down.
-        let gap = self.segments.windows(2).find(|pair| pair[0].epoch + 1 != pair[1].epoch);
-        match gap {
-            None => Ok(()),
-            Some(pair) => Err(ScanError::Damaged(Damage {
-                segment: self.path(pair[0].epoch + 1),
-                offset: 0,
-                lost: None,
-                detail: "the segment file is missing".to_owned(),
-            })),
+    /// The log's end, if it is where the mark says that it was closed. Then nothing stands behind it
+    /// that the log would not know of.
+    fn closed_end(&mut self, closed: &Closed) -> Result<Option<Chain>, ScanError> {
+        let mut above = 0;
+        loop {
+            if above == self.layout.opened.len() && !self.open_next()? {
+                return Ok(None);
+            }
+            let segment = &self.layout.opened[self.layout.opened.len() - 1 - above];
+            if segment.epoch <= closed.epoch {
+                break;
+            }
+            let header = &segment.header;
+            if header.first_lsn != 0 || header.resume.is_some() {
+                return Ok(None);
+            }
+            if first_batch(self.store, segment)?.is_some() {
+                return Ok(None);
+            }
+            above += 1;
+        }
+        let tail = self.layout.opened.len() - 1 - above;
+        let header = self.layout.opened[tail].header;
+        let Some(mut chain) = self.walk(tail, tail)? else { return Ok(None) };
+        let before = (self.layout.mark.first_lsn - 1).max(header.first_lsn.saturating_sub(1));
+        let matches = header.epoch == closed.epoch
+            && chain.is_linked
+            && chain.end_offset == closed.end_offset
+            && chain.prev_crc == closed.crc
+            && chain.last_lsn() == chain.synced_lsn.max(before);
+        if !matches {
+            return Ok(None);
+        }
+        self.tail = tail;
+        self.vouched_lsn = chain.last_lsn();
+        chain.vouch(self.vouched_lsn);
+        Ok(Some(chain))
+    }
+
+    /// The last segment with a valid batch header anywhere, or made by recovery, which put one
+    /// there; the first segment when there is no other.
+    fn find_tail(&mut self, live: bool) -> Result<(), ScanError> {
+        let mut above = 0;
+        loop {
+            if above == self.layout.opened.len() && !self.open_next()? {
+                self.tail = 0;
+                return Ok(());
+            }
+            let index = self.layout.opened.len() - 1 - above;
+            let segment = &self.layout.opened[index];
+            let header = segment.header;
+            // What stood before the segment was durable when its header was made.
+            self.vouched_lsn = self.vouched_lsn.max(header.first_lsn.saturating_sub(1));
+            let is_tail = segment.epoch == self.layout.mark.first_epoch
+                || header.resume.is_some()
+                || first_batch(self.store, segment)?.is_some();
+            if live || !is_tail {
+                self.sweep(index, header.data_offset())?;
+            }
+            if is_tail || self.sweeps[index].headers > 0 {
+                self.tail = index;
+                return Ok(());
+            }
+            above += 1;
         }
     }
 
     /// Follows the chain of batches to its end, from as far back as anything may not be vouched for.
-    fn find_chain(&mut self, tail: usize, live: bool) -> Result<Chain, ScanError> {
-        let mut start = tail;
+    fn find_chain(&mut self, live: bool) -> Result<Chain, ScanError> {
+        let mut start = self.tail;
         loop {
-            let Some(mut chain) = self.walk(start, tail)? else {
-                if start == 0 {
-                    return Err(self.unknown_start());
-                }
-                start -= 1;
+            let is_first = start == 0 && self.layout.is_all_open();
+            let chain = match self.walk(start, self.tail)? {
+                None if is_first => return Err(self.unknown_start()),
+                chain => chain,
+            };
+            let Some(mut chain) = chain else {
+                start = self.before(start)?;
                 continue;
             };
             if !live {
                 self.sweep(chain.end_segment, chain.end_offset)?;
-                for index in chain.end_segment + 1..=tail {
-                    self.sweep(index, self.segments[index].header.data_offset())?;
+                for index in chain.end_segment + 1..=self.tail {
+                    self.sweep(index, self.layout.opened[index].header.data_offset())?;
                 }
             }
             self.vouched_lsn = self.vouched_lsn.max(chain.synced_lsn);
-            if start == 0 {
-                // What the log no longer holds was durable when it was trimmed.
-                self.vouched_lsn = self.vouched_lsn.max(chain.anchor_lsn - 1);
+            if is_first {
+                self.check_start(&chain)?;
             } else if chain.anchor_lsn - 1 > self.vouched_from(start).max(chain.synced_lsn) {
-                start -= 1;
+                start = self.before(start)?;
                 continue;
             }
             chain.vouch(self.vouched_lsn);
-            self.check_end(&chain, tail)?;
+            self.check_end(&chain)?;
             return Ok(chain);
         }
+    }
+
+    /// The place of the segment before that at `start`, which is not the log's first.
+    fn before(&mut self, start: usize) -> Result<usize, ScanError> {
+        match start {
+            0 => self.open_next().map(|_| 0),
+            _ => Ok(start - 1),
+        }
+    }
+
+    /// The log's first record stands in its first segment, or there is none.
+    fn check_start(&self, chain: &Chain) -> Result<(), ScanError> {
+        let first = self.layout.mark.first_lsn;
+        if chain.anchor_lsn <= first {
+            return Ok(());
+        }
+        let lowest = &self.layout.opened[0];
+        Err(ScanError::Damaged(Damage {
+            segment: self.path(lowest.epoch),
+            offset: lowest.header.data_offset(),
+            lost: Some((Lsn::new(first), Lsn::new(chain.anchor_lsn - 1))),
+            detail: "the log's first segment starts behind the log's first record".to_owned(),
+        }))
     }
 
     /// What a segment and those behind it vouch for themselves. A segment that nothing there places
@@ -298,19 +335,20 @@ impl Surveyor<'_> {
     /// the chain through the segments before it tells.
     fn vouched_from(&self, start: usize) -> u64 {
         let sweeps = self.sweeps[start..].iter().map(|sweep| sweep.synced_lsn);
-        let headers = self.segments[start..].iter().map(|s| s.header.first_lsn.saturating_sub(1));
+        let opened = &self.layout.opened[start..];
+        let headers = opened.iter().map(|s| s.header.first_lsn.saturating_sub(1));
         sweeps.chain(headers).fold(0, u64::max)
     }
 
     /// Follows the chain from the start of a segment. None: nothing tells where that starts.
-    fn walk(&mut self, start: usize, tail: usize) -> Result<Option<Chain>, ScanError> {
-        let header = self.segments[start].header;
+    fn walk(&self, start: usize, tail: usize) -> Result<Option<Chain>, ScanError> {
+        let header = self.layout.opened[start].header;
         let io_block_bytes = self.store.facts().block_bytes;
         let known = header.first_lsn != 0;
         let crc = header.resume.map_or(0, |resume| resume.prev_batch_crc);
         let mut cursor = BatchCursor::new(
             self.open(start)?,
-            self.segments[start].clone(),
+            self.layout.opened[start].clone(),
             io_block_bytes,
             self.limit(start),
             header.data_offset(),
@@ -320,9 +358,10 @@ impl Surveyor<'_> {
         )
         .map_err(|e| self.failed(start, e))?;
         let first = cursor.peek().map_err(|e| self.failed(start, e))?;
-        let (anchor_lsn, prev_crc) = match first {
-            Step::Batch(batch) => (batch.header.first_lsn, batch.header.prev_crc),
-            Step::Stop(_) if known => (header.first_lsn, crc),
+        let (anchor_lsn, prev_crc, is_linked) = match first {
+            Step::Batch(batch) => (batch.header.first_lsn, batch.header.prev_crc, true),
+            Step::Stop(_) if known => (header.first_lsn, crc, true),
+            Step::Stop(_) if self.starts_at_mark(start)? => (self.layout.mark.first_lsn, 0, false),
             Step::Stop(_) => return Ok(None),
         };
         let keep =
@@ -337,10 +376,10 @@ impl Surveyor<'_> {
             rest: VecDeque::new(),
             empties: None,
             index: SegmentIndex::new(&header, anchor_lsn),
+            is_linked,
             stop: Stop { reason: StopReason::Limit, header: None },
             synced_lsn: 0,
             wall_ns: 0,
-            bytes_read: 0,
         };
         let mut index = start;
         loop {
@@ -353,7 +392,6 @@ impl Surveyor<'_> {
                 }
                 Step::Stop(stop) => stop,
             };
-            chain.bytes_read += cursor.bytes_read();
             chain.end_segment = index;
             chain.end_offset = cursor.offset();
             chain.stop = stop;
@@ -366,13 +404,35 @@ impl Surveyor<'_> {
         }
     }
 
+    /// Whether the segment is the log's first and was entered, if at all, only with the batch that
+    /// starts with the log's first record: everything before was trimmed when that was not durable
+    /// yet. Then the mark tells where a segment starts of which no batch does.
+    fn starts_at_mark(&self, start: usize) -> Result<bool, ScanError> {
+        let segment = &self.layout.opened[start];
+        let first = self.layout.mark.first_lsn;
+        let data_offset = segment.header.data_offset();
+        if segment.epoch != self.layout.mark.first_epoch {
+            return Ok(false);
+        }
+        let io_block_bytes = self.store.facts().block_bytes;
+        let file = self.open(start)?;
+        let limit = self.limit(start);
+        let sweep = scan::sweep(&file, segment, io_block_bytes, data_offset, limit, |_| true)
+            .map_err(|e| self.failed(start, e))?;
+        Ok(sweep.found.is_none_or(|found| match found.offset == data_offset {
+            true => found.first_lsn == first,
+            // The first batch never came to be, and this was under way with it.
+            false => found.first_lsn > first,
+        }))
+    }
+
     fn cross(
         &self,
         cursor: &mut BatchCursor,
         chain: &mut Chain,
         next: usize,
     ) -> Result<bool, ScanError> {
-        let segment = &self.segments[next];
+        let segment = &self.layout.opened[next];
         let crossing = cursor
             .cross(segment, self.open(next)?, self.limit(next))
             .map_err(|e| self.failed(next, e))?;
@@ -397,8 +457,8 @@ impl Surveyor<'_> {
 
     /// Tells a torn tail from damage: everything vouched for must be in the chain, and a segment
     /// that recovery made starts with a batch that was synced before the segment appeared.
-    fn check_end(&mut self, chain: &Chain, tail: usize) -> Result<(), ScanError> {
-        let end = &self.segments[chain.end_segment];
+    fn check_end(&self, chain: &Chain) -> Result<(), ScanError> {
+        let end = &self.layout.opened[chain.end_segment];
         let short = self.vouched_lsn > chain.last_lsn();
         let bare = end.header.resume.is_some() && chain.end_offset == end.header.data_offset();
         if !short && !bare {
@@ -415,8 +475,8 @@ impl Surveyor<'_> {
             |_| false,
         )
         .map_err(|e| self.failed(chain.end_segment, e))?;
-        let (segment, offset) = if chain.end_segment < tail && behind.nonzero_end == 0 {
-            let next = &self.segments[chain.end_segment + 1];
+        let (segment, offset) = if chain.end_segment < self.tail && behind.nonzero_end == 0 {
+            let next = &self.layout.opened[chain.end_segment + 1];
             (next.epoch, next.header.data_offset())
         } else {
             (end.epoch, chain.end_offset)
@@ -438,7 +498,7 @@ impl Surveyor<'_> {
     fn torn(&self, chain: &Chain) -> Option<TornTail> {
         let mut torn: Option<TornTail> = None;
         for (index, sweep) in self.sweeps.iter().enumerate().skip(chain.end_segment) {
-            let segment = &self.segments[index];
+            let segment = &self.layout.opened[index];
             let from = match index == chain.end_segment {
                 true => chain.end_offset,
                 false => segment.header.data_offset(),
@@ -458,12 +518,8 @@ impl Surveyor<'_> {
         torn
     }
 
-    fn first_lsn(&self, index: usize) -> Result<Option<u64>, ScanError> {
-        first_lsn_of(self.store, &self.segments[index])
-    }
-
     fn sweep(&mut self, index: usize, from: u64) -> Result<(), ScanError> {
-        let segment = &self.segments[index];
+        let segment = &self.layout.opened[index];
         // Whatever follows the place where a segment was superseded no longer counts.
         let limit = self.limit(index);
         let io_block_bytes = self.store.facts().block_bytes;
@@ -471,19 +527,17 @@ impl Surveyor<'_> {
             scan::sweep(&self.open(index)?, segment, io_block_bytes, from, limit, |_| false)
                 .map_err(|e| self.failed(index, e))?;
         self.vouched_lsn = self.vouched_lsn.max(sweep.synced_lsn);
-        self.bytes_read += sweep.bytes_read;
         self.sweeps[index] = sweep;
         Ok(())
     }
 
     fn limit(&self, index: usize) -> u64 {
-        let next = self.segments.get(index + 1);
-        let follows = |next: &&Segment| next.epoch == self.segments[index].epoch + 1;
-        self.segments[index].limit(next.filter(follows).map(|next| &next.header))
+        let opened = &self.layout.opened;
+        opened[index].limit(opened.get(index + 1).map(|next| &next.header))
     }
 
     fn open(&self, index: usize) -> Result<Arc<dyn File>, ScanError> {
-        segment::open_file(self.store, self.segments[index].epoch, crate::disk::Access::Read)
+        segment::open_file(self.store, self.layout.opened[index].epoch, crate::disk::Access::Read)
     }
 
     fn path(&self, epoch: u64) -> PathBuf {
@@ -491,15 +545,17 @@ impl Surveyor<'_> {
     }
 
     fn failed(&self, index: usize, error: std::io::Error) -> ScanError {
-        ScanError::Io(IoError::new("read", self.path(self.segments[index].epoch), error))
+        ScanError::Io(IoError::new("read", self.path(self.layout.opened[index].epoch), error))
     }
 
     fn unknown_start(&self) -> ScanError {
-        let lowest = &self.segments[0];
+        let lowest = &self.layout.opened[0];
+        let vouched = (self.vouched_lsn >= self.layout.mark.first_lsn)
+            .then(|| (Lsn::new(self.layout.mark.first_lsn), Lsn::new(self.vouched_lsn)));
         ScanError::Damaged(Damage {
             segment: self.path(lowest.epoch),
             offset: lowest.header.data_offset(),
-            lost: None,
+            lost: vouched,
             detail: "the first batch of the log's first segment is unreadable, and nothing else \
                      tells its number"
                 .to_owned(),
