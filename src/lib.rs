@@ -119,7 +119,7 @@ pub use frame::LogId;
 pub use log::{CloseReport, Log};
 pub use lsn::Lsn;
 pub use options::{BackendChoice, Durability, Idle, Options};
-pub use read::{Reader, Record};
+pub use read::{BackReader, Reader, Record};
 pub use recovery::{
     Inspection, RecoveryReport, SegmentInfo, SegmentState, TornTail, inspect_dir as inspect,
 };

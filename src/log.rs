@@ -13,13 +13,12 @@ use crate::commit::Level;
 use crate::cursor;
 use crate::disk::os::OsStore;
 use crate::disk::{BackendInfo, LockError, LockGuard, Store};
-use crate::error::{AppendError, CloseError, IoError, OpenError, Poison, ReadError, WaitError};
+use crate::error::{AppendError, CloseError, IoError, OpenError, Poison, WaitError};
 use crate::extent::{Extent, Files};
 use crate::index::LiveIndex;
 use crate::lsn::Lsn;
 use crate::options::{Durability, Options};
 use crate::preparer::{Plan, Policies, Preparer, PreparerLink};
-use crate::read::Reader;
 use crate::recovery::{RecoverConfig, RecoveryReport, recover};
 use crate::rings::RingSet;
 use crate::segment::{ScanError, system_entropy};
@@ -185,18 +184,6 @@ impl Log {
     /// As there, and [`WaitError::TimedOut`].
     pub fn wait_durable_timeout(&self, lsn: Lsn, timeout: Duration) -> Result<(), WaitError> {
         self.handle.shared.wait(lsn.get(), Level::Synced, None, Some(timeout))
-    }
-
-    /// A reader that starts at `from` ([`Lsn::NONE`] for the beginning; a number not reached yet is
-    /// fine) and returns durable records only, while the log is written. It reads from the disk, and
-    /// blocks while it does.
-    ///
-    /// # Errors
-    /// The log starts later, or its files cannot be read: [`ReadError`].
-    pub fn reader(&self, from: Lsn) -> Result<Reader, ReadError> {
-        let shared = self.handle.shared.clone();
-        let store = shared.store.clone();
-        Reader::new(store, Box::new(move || shared.commit.watermark(Level::Synced)), from)
     }
 
     /// Counts and times since the log was opened.

@@ -4,50 +4,60 @@
 //! What it parses it has read after the watermark had passed it, so a batch that is half written is
 //! never looked at.
 
+mod back;
+mod chain;
+mod open;
 mod seek;
 #[cfg(test)]
 mod tests;
+mod view;
+mod watermark;
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+pub use back::BackReader;
+pub(crate) use watermark::Watermark;
+
 use crate::disk::Store;
-use crate::disk::os::OsStore;
-use crate::error::{Damage, IoError, OpenError, ReadError};
-use crate::frame::{self, BATCH_HEADER_BYTES, TABLE_ENTRY_BYTES};
+use crate::error::{IoError, OpenError, ReadError};
+use crate::extent::Cut;
+use crate::frame::{self, TABLE_ENTRY_BYTES};
 use crate::lsn::Lsn;
-use crate::recovery;
-use crate::scan::{self, BatchCursor, Crossing, Placed, Step, Stop, StopReason};
-use crate::segment::{self, Segment};
+use crate::scan::{BatchCursor, Placed};
+use crate::segment::{self, Opened};
+use view::{Bounds, View};
 
 /// Reads a log from left to right, from any number on, while it is written or not.
 ///
-/// Only durable records are returned. A reader keeps at most 1 MiB of the log in memory, or one
-/// batch where that is larger.
+/// Only durable records are returned. A reader keeps 64 KiB to 1 MiB of the log in memory, or one batch
+/// where that is larger. One that has read 4 MiB in sequence reads ahead, on a thread of its own and
+/// with 6 MiB more, until it has caught up or is dropped.
 ///
 /// As an iterator it yields `(Lsn, Vec<u8>)` and copies each payload;
 /// [`next_record`](Reader::next_record) does not copy. The iterator ends where nothing more is
 /// durable *now*, and may yield more later; after an error it has ended for good.
+///
+/// When the log is trimmed beyond a reader, it gets [`ReadError::Trimmed`]. When the log is truncated, a
+/// reader that has read what was cut gets [`ReadError::Truncated`], and one before that place goes on. In
+/// the process that writes, no record comes after it was cut; elsewhere, the few that a reader has in
+/// memory may.
 pub struct Reader {
-    store: Arc<dyn Store>,
-    watermark: Watermark,
-    /// Number of the record to return next; 0: the first that there is.
+    view: View,
+    /// Number of the record to return next.
     position: u64,
     /// Everything up to this number was durable before anything in the cursor was read.
     durable: u64,
     cursor: Option<BatchCursor>,
     batch: Option<Unread>,
+    /// The segment that is read ahead behind the cursor's.
+    next: Option<Opened>,
+    /// The segment for which that was tried.
+    next_of: u64,
+    /// What the cursor had read when it was last looked whether the log is still the same.
+    checked_bytes: u64,
     failed: bool,
-}
-
-/// Who tells what is durable.
-enum Watermark {
-    /// The writer, in this process.
-    Live(Box<dyn Fn() -> u64 + Send + Sync>),
-    /// The log's own batches: what they vouch for.
-    Vouched,
 }
 
 /// The records of the cursor's batch that were not returned yet. While it is there, the cursor
@@ -96,60 +106,14 @@ impl std::fmt::Debug for Reader {
 }
 
 impl Reader {
-    /// A reader of a log that this process writes to; `durable` tells the watermark.
-    pub(crate) fn new(
-        store: Arc<dyn Store>,
-        durable: Box<dyn Fn() -> u64 + Send + Sync>,
-        from: Lsn,
-    ) -> Result<Reader, ReadError> {
-        Reader::with(store, Watermark::Live(durable), from)
-    }
-
-    /// A reader of the log in `dir` that another process may be writing to. [`Lsn::NONE`] starts at
-    /// the first record that the log holds; before a number that is not reached yet,
-    /// [`next_record`](Self::next_record) gives `None`. Reads from the disk, and blocks while it does.
-    ///
-    /// It takes a record as durable when a later batch in the log says so. A writer says so with its
-    /// next batch, or a few milliseconds after it has become idle, or when it closes.
-    ///
-    /// # Errors
-    /// No log there, a number that the log no longer holds, damage, or a failed system call.
-    pub fn open_dir(dir: impl AsRef<Path>, from: Lsn) -> Result<Reader, ReadError> {
-        let store = OsStore::open_read_only(dir.as_ref())
-            .map_err(|error| open_failed(dir.as_ref(), error))?;
-        Reader::with(store, Watermark::Vouched, from)
-    }
-
-    fn with(store: Arc<dyn Store>, watermark: Watermark, from: Lsn) -> Result<Reader, ReadError> {
-        let mut reader = Reader {
-            store,
-            watermark,
-            position: from.get(),
-            durable: 0,
-            cursor: None,
-            batch: None,
-            failed: false,
-        };
-        let Some(first) = reader.first_lsn()? else {
-            return Err(ReadError::NotFound { dir: segment::dir_path(&*reader.store) });
-        };
-        if reader.position == 0 {
-            reader.position = first;
-        }
-        if reader.position < first {
-            return Err(ReadError::Trimmed { first: Lsn::new(first) });
-        }
-        reader.durable = reader.watermark()?;
-        Ok(reader)
-    }
-
     /// The next record; `None` when nothing more is durable now. Blocks while it reads from the disk,
     /// never for a record to come. Later calls may give more: a reader
     /// at the end may be asked again and again. After an error it stays where it is.
     ///
     /// # Errors
     /// Damage to durable records, with the numbers lost where they can be known (reading can go on
-    /// in a new reader from the number behind them), or a failed system call.
+    /// in a new reader from the number behind them), records that are not in the log any more
+    /// ([`ReadError::Trimmed`], [`ReadError::Truncated`]), or a failed system call.
     pub fn next_record(&mut self) -> Result<Option<Record<'_>>, ReadError> {
         if !self.advance()? {
             return Ok(None);
@@ -168,6 +132,11 @@ impl Reader {
     /// Steps to the next record, which is then the last that `batch` gave. False: there is none.
     fn advance(&mut self) -> Result<bool, ReadError> {
         loop {
+            if let Some(shared) = self.view.watermark.live()
+                && shared.extent.generation() > self.view.generation
+            {
+                self.look_again()?;
+            }
             if self.batch.as_ref().is_some_and(|unread| unread.index == unread.batch.header.count) {
                 self.batch = None;
             }
@@ -196,14 +165,23 @@ impl Reader {
 
     /// Asks again what is durable. False: the next record is not.
     fn refresh(&mut self) -> Result<bool, ReadError> {
-        if matches!(self.watermark, Watermark::Vouched) && self.nothing_new()? {
+        if self.view.watermark.live().is_none() {
+            self.look_again()?;
+        }
+        if self.view.watermark.is_costly() && self.nothing_new()? {
             return Ok(false);
         }
-        let durable = self.watermark()?;
-        if self.position > durable {
-            return Ok(false);
+        loop {
+            let durable = self.view.watermark.durable()?;
+            if self.view.watermark.live().is_some() && self.look_again()? {
+                continue;
+            }
+            if self.position > durable || !self.is_told_of_cut() {
+                return Ok(false);
+            }
+            self.durable = durable;
+            break;
         }
-        self.durable = durable;
         if self.batch.is_none()
             && let Some(cursor) = &mut self.cursor
         {
@@ -213,201 +191,49 @@ impl Reader {
         Ok(true)
     }
 
-    fn watermark(&self) -> Result<u64, ReadError> {
-        match &self.watermark {
-            Watermark::Live(durable) => Ok(durable()),
-            Watermark::Vouched => recovery::vouched_lsn(&*self.store),
-        }
+    /// Whether the log knows of the truncation that a segment has told the reader of: before that, its
+    /// watermark may be that of the records that were cut.
+    fn is_told_of_cut(&self) -> bool {
+        let live = self.view.watermark.live();
+        live.is_none_or(|shared| shared.extent.generation() >= self.view.generation)
     }
 
-    /// A cheap look whether another process wrote anything behind what was read: one block here, and
-    /// one in the next segment.
-    fn nothing_new(&mut self) -> Result<bool, ReadError> {
-        let store = self.store.clone();
-        let Some(cursor) = &mut self.cursor else { return Ok(false) };
-        if self.batch.is_some() {
-            return Ok(false);
-        }
-        cursor.invalidate();
-        let zero = |step: &Step| {
-            matches!(
-                step,
-                Step::Stop(Stop {
-                    reason: StopReason::Limit | StopReason::Invalid(frame::BatchError::Zero),
-                    ..
-                })
-            )
-        };
-        let epoch = cursor.segment().epoch;
-        let step = cursor.peek().map_err(|e| read_failed(&*store, epoch, e))?;
-        if !zero(&step) {
-            return Ok(false);
-        }
-        match Segment::open_if_there(&*store, epoch + 1)? {
-            Some((next, _)) if next.header.resume.is_some() => Ok(false),
-            Some((next, _)) => Ok(recovery::first_lsn_of(&*store, &next)?.is_none()),
-            None => Ok(true),
-        }
+    /// Looks again at what the log holds. True: a truncation cut what this reader has not reached, and
+    /// it looks for its place anew.
+    fn look_again(&mut self) -> Result<bool, ReadError> {
+        let bounds = self.view.glance()?;
+        self.obey(&bounds)
     }
 
-    /// Moves to the next batch that holds the position, which is durable. False: not there yet.
-    fn next_batch(&mut self) -> Result<bool, ReadError> {
-        if self.cursor.is_none() {
-            self.cursor = Some(self.locate()?);
-        }
-        let Some(cursor) = &mut self.cursor else { return Ok(false) };
-        let epoch = cursor.segment().epoch;
-        let step = cursor.peek().map_err(|e| read_failed(&*self.store, epoch, e))?;
-        match step {
-            Step::Batch(batch) => {
-                let header = &batch.header;
-                // While the first batch is looked for, the position is behind it or in it.
-                let missed = cursor.next_lsn().is_none() && header.first_lsn > self.position;
-                if missed {
-                    return Err(self.damage(None)?);
-                }
-                if header.count > 0 && header.last_lsn() > self.durable {
-                    // It was read before the whole of it was durable.
-                    self.durable = self.watermark()?.max(self.durable);
-                    if header.last_lsn() > self.durable {
-                        return Ok(false);
-                    }
-                    if let Some(cursor) = &mut self.cursor {
-                        cursor.invalidate();
-                    }
-                    return Ok(true);
-                }
-                cursor.accept(&batch);
-                if header.count > 0 && header.last_lsn() >= self.position {
-                    let payload = BATCH_HEADER_BYTES..BATCH_HEADER_BYTES;
-                    self.batch = Some(Unread { batch, index: 0, payload });
-                }
-                Ok(true)
-            }
-            Step::Stop(stop) => {
-                if self.cross()? || self.replaced()? || self.skip_damage()? {
-                    return Ok(true);
-                }
-                Err(self.damage(Some(stop))?)
-            }
-        }
-    }
-
-    /// Goes on in the next segment, if the chain does.
-    fn cross(&mut self) -> Result<bool, ReadError> {
-        let Some(cursor) = &mut self.cursor else { return Ok(false) };
-        let store = &*self.store;
-        let epoch = cursor.segment().epoch;
-        let Some((next, file)) = Segment::open_if_there(store, epoch + 1)? else {
-            return Ok(false);
-        };
-        if next.header.resume.is_some()
-            && cursor.next_lsn().is_some_and(|lsn| lsn >= next.header.first_lsn)
-        {
-            // It may have appeared after this segment was entered. Then records from behind the end
-            // that it sets may have been read here: it holds the same ones again.
-            self.cursor = self.enter(epoch + 1)?.map(|(cursor, _)| cursor);
+    fn obey(&mut self, bounds: &Bounds) -> Result<bool, ReadError> {
+        if let Some(cut) = self.view.cut(bounds)? {
+            self.follow_cut(cut)?;
             return Ok(true);
         }
-        let after = Segment::open_if_there(store, epoch + 2)?;
-        let limit = next.limit(after.as_ref().map(|(segment, _)| &segment.header));
-        let crossing =
-            cursor.cross(&next, file, limit).map_err(|e| read_failed(store, epoch + 1, e))?;
-        Ok(crossing == Crossing::Entered)
+        if self.position < bounds.first_lsn {
+            return Err(ReadError::Trimmed { first: Lsn::new(bounds.first_lsn) });
+        }
+        Ok(false)
     }
 
-    /// Whether recovery, in another process, put a new file in the place of the one that is open;
-    /// then reading goes on there.
-    fn replaced(&mut self) -> Result<bool, ReadError> {
-        let Some(cursor) = &self.cursor else { return Ok(false) };
-        let epoch = cursor.segment().epoch;
-        let Some((now, _)) = Segment::open_if_there(&*self.store, epoch)? else { return Ok(false) };
-        if now.header.salt == cursor.segment().header.salt {
-            return Ok(false);
+    fn follow_cut(&mut self, cut: Cut) -> Result<(), ReadError> {
+        if self.position > cut.after + 1 {
+            return Err(ReadError::Truncated { last: Lsn::new(cut.after) });
         }
-        match self.enter(epoch)? {
-            Some((cursor, first)) if first <= self.position => {
-                self.cursor = Some(cursor);
-                Ok(true)
-            }
-            _ => Ok(false),
-        }
+        self.view.generation = cut.generation;
+        // What follows the cut has the numbers of what was cut, and is not durable for that.
+        self.durable = self.durable.min(cut.after);
+        self.leave();
+        Ok(())
     }
 
-    /// Passes over damage to records before the position: they were not asked for.
-    fn skip_damage(&mut self) -> Result<bool, ReadError> {
-        let Some(cursor) = &self.cursor else { return Ok(false) };
-        if cursor.next_lsn().is_some_and(|lsn| lsn >= self.position) {
-            return Ok(false);
-        }
-        let (segment, from, limit) = (cursor.segment().clone(), cursor.offset(), cursor.limit());
-        let position = self.position;
-        let block = u64::from(segment.header.block_bytes);
-        let (file, io_block_bytes) = self.open_again(&segment)?;
-        let sweep = scan::sweep(&file, &segment, io_block_bytes, from + block, limit, |header| {
-            header.first_lsn <= position
-        })
-        .map_err(|e| read_failed(&*self.store, segment.epoch, e))?;
-        if let Some(found) = sweep.found {
-            let cursor = BatchCursor::new(
-                file,
-                segment.clone(),
-                io_block_bytes,
-                limit,
-                found.offset,
-                None,
-                None,
-            )
-            .map_err(|e| read_failed(&*self.store, segment.epoch, e))?;
-            self.cursor = Some(cursor);
-            return Ok(true);
-        }
-        match self.enter(segment.epoch + 1)? {
-            Some((cursor, first)) if first <= position => {
-                self.cursor = Some(cursor);
-                Ok(true)
-            }
-            _ => Ok(false),
-        }
-    }
-
-    /// What is lost where the chain broke, as an error.
-    fn damage(&self, stop: Option<Stop>) -> Result<ReadError, ReadError> {
-        let Some(cursor) = &self.cursor else {
-            return Ok(ReadError::NotFound { dir: segment::dir_path(&*self.store) });
-        };
-        let segment = cursor.segment();
-        let lost_from = cursor.next_lsn().unwrap_or(0).max(self.position);
-        let (file, io_block_bytes) = self.open_again(segment)?;
-        let from = cursor.offset();
-        let sweep = scan::sweep(&file, segment, io_block_bytes, from, cursor.limit(), |header| {
-            header.first_lsn > lost_from
-        })
-        .map_err(|e| read_failed(&*self.store, segment.epoch, e))?;
-        let next = match &sweep.found {
-            Some(found) => Some(found.first_lsn),
-            None => self.first_lsn_from(segment.epoch + 1)?.filter(|&lsn| lsn > lost_from),
-        };
-        let whole = stop
-            .and_then(|stop| stop.header)
-            .map(|header| header.last_lsn())
-            .filter(|&lsn| lsn >= lost_from);
-        let lost_to = whole.or(next.map(|lsn| lsn - 1)).unwrap_or(self.durable).max(lost_from);
-        // Where nothing stands behind the last batch, the next one was in the next segment.
-        let (epoch, offset) = match sweep.nonzero_end {
-            0 => (segment.epoch + 1, segment.header.data_offset()),
-            _ => (segment.epoch, from),
-        };
-        let detail = match stop {
-            Some(stop) => stop.reason.to_string(),
-            None => "no intact batch holds the record".to_owned(),
-        };
-        Ok(ReadError::Damaged(Damage {
-            segment: segment::segment_path(&*self.store, epoch),
-            offset,
-            lost: Some((Lsn::new(lost_from), Lsn::new(lost_to))),
-            detail,
-        }))
+    /// Forgets where it stands; it is looked for by number again.
+    fn leave(&mut self) {
+        self.cursor = None;
+        self.batch = None;
+        self.next = None;
+        self.next_of = 0;
+        self.checked_bytes = u64::MAX;
     }
 }
 

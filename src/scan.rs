@@ -4,8 +4,10 @@
 //! every block for batch headers, whatever their chain. Nothing here trusts a byte of the file: a
 //! length never leads to a read or an allocation beyond the end of the file.
 
+mod ahead;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::io;
 use std::ops::Range;
@@ -14,13 +16,8 @@ use std::sync::Arc;
 use crate::disk::File;
 use crate::footer::{self, Footer};
 use crate::frame::{self, BATCH_HEADER_BYTES, BatchContext, BatchError, BatchHeader};
-use crate::mem::AlignedBuf;
 use crate::segment::Segment;
-
-/// Bytes that are read ahead at most.
-const CHUNK_BYTES_MAX: usize = 1 << 20;
-/// Bytes that are read first: a follower finds little that is new, a scan soon reads more.
-const CHUNK_BYTES_MIN: usize = 64 << 10;
+use window::Window;
 
 /// Follows the chain of batches in one segment.
 ///
@@ -97,6 +94,24 @@ impl BatchCursor {
 
     /// Verifies the batch at the current offset. What the window holds is not read again.
     pub(crate) fn peek(&mut self) -> io::Result<Step> {
+        let found = match self.peek_header()? {
+            Step::Batch(found) => found,
+            stop => return Ok(stop),
+        };
+        // Bounded by the limit, which is bounded by the size of the file.
+        let bytes = (found.end - self.offset) as usize;
+        let batch = self.window.bytes(self.offset, bytes)?;
+        Ok(match verify(batch, bytes, &found.header) {
+            Ok(()) => Step::Batch(found),
+            Err(error) => {
+                Step::Stop(Stop { reason: StopReason::Invalid(error), header: Some(found.header) })
+            }
+        })
+    }
+
+    /// The batch at the current offset, where its header is intact and continues the chain. Its body
+    /// is not looked at.
+    pub(crate) fn peek_header(&mut self) -> io::Result<Step> {
         let stop = |reason, header| Ok(Step::Stop(Stop { reason, header }));
         let invalid =
             |error| Ok(Step::Stop(Stop { reason: StopReason::Invalid(error), header: None }));
@@ -122,16 +137,48 @@ impl BatchCursor {
         if bytes > left {
             return stop(StopReason::Invalid(BatchError::Short), Some(header));
         }
-        // `left` is bounded by the size of the file, so `bytes` is.
-        let batch = self.window.bytes(self.offset, bytes as usize)?;
-        let verdict = match batch.len() as u64 == bytes {
-            true => header.verify_body(batch),
-            false => Err(BatchError::Short),
-        };
-        match verdict {
-            Ok(()) => Ok(Step::Batch(Placed { header, crc, end: self.offset + bytes })),
-            Err(error) => stop(StopReason::Invalid(error), Some(header)),
+        Ok(Step::Batch(Placed { header, crc, end: self.offset + bytes }))
+    }
+
+    /// Steps from header to header to the first batch that is wanted, and stands there; its body, and
+    /// those before it, are not looked at. None: the headers end before, and the cursor stands there.
+    pub(crate) fn skip_to(
+        &mut self,
+        mut wanted: impl FnMut(&Placed) -> bool,
+    ) -> io::Result<Option<Placed>> {
+        loop {
+            match self.peek_header()? {
+                Step::Batch(batch) if wanted(&batch) => return Ok(Some(batch)),
+                Step::Batch(batch) => self.accept(&batch),
+                Step::Stop(_) => return Ok(None),
+            }
         }
+    }
+
+    /// Moves to another place in the segment, with what is known of the batch there.
+    pub(crate) fn move_to(&mut self, offset: u64, next_lsn: Option<u64>, prev_crc: Option<u32>) {
+        self.offset = offset;
+        self.next_lsn = next_lsn;
+        self.prev_crc = prev_crc;
+    }
+
+    /// Verifies a batch whose header was peeked at before, and holds its bytes. With them the bytes before it
+    /// are read, down to `floor`: for somebody who goes backwards.
+    pub(crate) fn load_back(
+        &mut self,
+        batch: &Placed,
+        floor: u64,
+    ) -> io::Result<Result<(), BatchError>> {
+        let context = BatchContext::from(&self.segment.header);
+        let (offset, bytes) = (batch.header.offset, (batch.end - batch.header.offset) as usize);
+        let image = self.window.bytes_back(offset, bytes, floor)?;
+        Ok(match BatchHeader::decode(image, &context, offset) {
+            Ok((header, crc)) if header == batch.header && crc == batch.crc => {
+                verify(image, bytes, &header)
+            }
+            Ok(_) => Err(BatchError::OtherLife),
+            Err(error) => Err(error),
+        })
     }
 
     /// Steps over the batch that [`peek`](Self::peek) returned.
@@ -176,6 +223,31 @@ impl BatchCursor {
         self.limit
     }
 
+    /// Bytes read from the disk so far, of this segment.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.window.bytes_read
+    }
+
+    /// Allows to read ahead up to `end`: what stands before it does not change any more.
+    pub(crate) fn allow_ahead(&mut self, end: u64) {
+        self.window.allow_ahead(end.min(self.limit));
+    }
+
+    /// Whether reading ahead comes to this segment's end, and should go on in the next one.
+    pub(crate) fn wants_next(&self) -> bool {
+        self.window.wants_next()
+    }
+
+    /// Reading ahead goes on in the next segment, from `from` to `end`.
+    pub(crate) fn expect_next(&mut self, file: Arc<dyn File>, from: u64, end: u64) {
+        self.window.expect_next(file, from, end);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_ahead(&self) -> bool {
+        self.window.is_ahead()
+    }
+
     /// Moves on to `next`, the segment with the following epoch, if the chain goes on there; where
     /// it does not, the cursor stays. `limit` is where `next` ends.
     pub(crate) fn cross(
@@ -199,25 +271,32 @@ impl BatchCursor {
                 _ => return Ok(Crossing::NotContinued),
             },
         };
-        let io_block_bytes = self.window.io_block_bytes;
-        let mut cursor = BatchCursor::new(
-            file,
-            next.clone(),
-            io_block_bytes,
-            limit,
-            data_offset,
-            Some(lsn),
-            Some(crc),
-        )?;
+        let file_before = self.window.enter(file);
+        let before = (self.segment.clone(), self.limit, self.offset, self.next_lsn, self.prev_crc);
+        let read_before = core::mem::take(&mut self.window.bytes_read);
+        (self.segment, self.limit, self.offset) = (next.clone(), limit, data_offset);
+        (self.next_lsn, self.prev_crc) = (Some(lsn), Some(crc));
         // A segment that was superseded before anything in it counted holds nothing, and is passed.
-        if next.header.resume.is_none()
-            && limit != data_offset
-            && let Step::Stop(_) = cursor.peek()?
-        {
-            return Ok(Crossing::NotContinued);
+        let may_be_empty = next.header.resume.is_some() || limit == data_offset;
+        let continued = match may_be_empty {
+            true => Ok(true),
+            false => self.peek().map(|step| matches!(step, Step::Batch(_))),
+        };
+        if matches!(continued, Ok(true)) {
+            return Ok(Crossing::Entered);
         }
-        *self = cursor;
-        Ok(Crossing::Entered)
+        (self.segment, self.limit, self.offset, self.next_lsn, self.prev_crc) = before;
+        self.window.enter(file_before);
+        self.window.bytes_read += read_before;
+        continued.map(|_| Crossing::NotContinued)
+    }
+}
+
+/// Checks the body of a batch, of which `image` should be all `bytes`.
+fn verify(image: &[u8], bytes: usize, header: &BatchHeader) -> Result<(), BatchError> {
+    match image.len() == bytes {
+        true => header.verify_body(image),
+        false => Err(BatchError::Short),
     }
 }
 
@@ -299,61 +378,4 @@ pub(crate) fn sweep(
         offset += block;
     }
     Ok(sweep)
-}
-
-/// Aligned reads, a chunk at a time. Grows to the largest batch met, never beyond the file.
-struct Window {
-    file: Arc<dyn File>,
-    io_block_bytes: usize,
-    buf: AlignedBuf,
-    /// The part of the file that `buf` holds.
-    start: u64,
-    len: usize,
-    chunk_bytes: usize,
-}
-
-impl Window {
-    fn new(file: Arc<dyn File>, io_block_bytes: usize) -> io::Result<Window> {
-        let chunk_bytes = CHUNK_BYTES_MIN.next_multiple_of(io_block_bytes);
-        let buf = AlignedBuf::new(chunk_bytes)?;
-        Ok(Window { file, io_block_bytes, buf, start: 0, len: 0, chunk_bytes })
-    }
-
-    fn invalidate(&mut self) {
-        self.len = 0;
-        self.chunk_bytes = CHUNK_BYTES_MIN.next_multiple_of(self.io_block_bytes);
-    }
-
-    /// The bytes at `offset`: `want` of them, fewer where the file ends.
-    fn bytes(&mut self, offset: u64, want: usize) -> io::Result<&[u8]> {
-        if self.held(offset, want).len() < want {
-            self.refill(offset, want)?;
-        }
-        Ok(self.held(offset, want))
-    }
-
-    /// What is in memory of these bytes.
-    fn held(&self, offset: u64, want: usize) -> &[u8] {
-        let end = self.start + self.len as u64;
-        if offset < self.start || offset >= end {
-            return &[];
-        }
-        let at = (offset - self.start) as usize;
-        &self.buf[at..self.len.min(at + want)]
-    }
-
-    fn refill(&mut self, offset: u64, want: usize) -> io::Result<()> {
-        self.len = 0;
-        let start = offset - offset % self.io_block_bytes as u64;
-        let need = ((offset - start) as usize + want).next_multiple_of(self.io_block_bytes);
-        let bytes = need.max(self.chunk_bytes);
-        if self.buf.len() < bytes {
-            self.buf = AlignedBuf::new(bytes)?;
-        }
-        self.start = start;
-        self.len = self.file.read_at(start, &mut self.buf[..bytes])?.min(bytes);
-        self.chunk_bytes =
-            (self.chunk_bytes * 4).min(CHUNK_BYTES_MAX).next_multiple_of(self.io_block_bytes);
-        Ok(())
-    }
 }

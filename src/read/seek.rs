@@ -1,82 +1,196 @@
-//! Finding the segment that a reader starts in.
+//! Finding a record by its number or by its time, in one search: over the segments, then over a
+//! segment's sparse index, then over the headers of a few batches.
+//!
+//! An index is a hint. What it points at must be a batch of this life of the file that is what the index
+//! says; if it is not, or there is no index, the segment's headers are followed from its start.
 
 use std::sync::Arc;
 
-use super::{Reader, read_failed};
-use crate::disk::{Access, File};
+use super::read_failed;
+use super::view::{Bounds, Place, View};
+use crate::disk::File;
 use crate::error::ReadError;
-use crate::recovery;
-use crate::scan::BatchCursor;
-use crate::segment::{self, ScanError, Segment};
+use crate::footer::{Footer, IndexEntry, footer_bytes, footer_offset};
+use crate::frame::{BatchContext, BatchHeader};
+use crate::mem::AlignedBuf;
+use crate::scan::{BatchCursor, Placed, Step};
+use crate::segment::Segment;
 
-impl Reader {
-    /// A cursor at the start of the segment that holds the position, or of one shortly before it.
-    pub(super) fn locate(&self) -> Result<BatchCursor, ReadError> {
-        let epochs = segment::list_segments(&*self.store)?;
-        let (mut low, mut high) = (0, epochs.len());
-        // The segment at `low` starts at or before the position, the one at `high` does not.
+/// Where a segment starts.
+pub(super) struct First {
+    pub(super) lsn: u64,
+    /// Clock of its first batch, where it has one.
+    wall_ns: Option<u64>,
+}
+
+impl View {
+    /// A cursor at the batch that holds the record, or shortly before it. None: the segment has gone
+    /// meanwhile.
+    pub(super) fn locate(&self, position: u64) -> Result<Option<(BatchCursor, Place)>, ReadError> {
+        let bounds = self.bounds()?;
+        let epoch = self.segment_of(position, &bounds)?;
+        let Some(place) = self.place(epoch, &bounds)? else { return Ok(None) };
+        let entries = self.entries(&place);
+        let mut cursor = self.start_at(
+            &place,
+            &entries,
+            |entry| entry.first_lsn <= position,
+            |batch| batch.header.first_lsn <= position,
+        )?;
+        cursor
+            .skip_to(|batch| batch.header.count > 0 && batch.header.last_lsn() >= position)
+            .map_err(|error| read_failed(&*self.store, epoch, error))?;
+        Ok(Some((cursor, place)))
+    }
+
+    /// The number of the first record that was written at `wall_ns` or later; the number behind the last
+    /// durable one where there is none.
+    pub(super) fn first_at(&self, wall_ns: u64, durable: u64) -> Result<u64, ReadError> {
+        let bounds = self.bounds()?;
+        let end = durable + 1;
+        let is_before = |first: &First| first.wall_ns.is_some_and(|wall| wall < wall_ns);
+        let epoch = self.bisect(&bounds, is_before)?;
+        let Some(place) = self.place(epoch, &bounds)? else { return Ok(bounds.first_lsn) };
+        let entries = self.entries(&place);
+        let mut cursor = self.start_at(
+            &place,
+            &entries,
+            |entry| entry.wall_ns < wall_ns,
+            |batch| batch.header.wall_ns < wall_ns,
+        )?;
+        let found = cursor
+            .skip_to(|batch| {
+                let is_late = batch.header.count > 0 && batch.header.wall_ns >= wall_ns;
+                is_late || batch.header.first_lsn > durable
+            })
+            .map_err(|error| read_failed(&*self.store, epoch, error))?;
+        // Where the segment ends before, the next one starts late enough; where it is damaged, the reader
+        // says so.
+        let lsn = found.map(|batch| batch.header.first_lsn).or(cursor.next_lsn());
+        Ok(lsn.unwrap_or(bounds.first_lsn).clamp(bounds.first_lsn, end.max(bounds.first_lsn)))
+    }
+
+    /// The segment that holds the record, or one before it that nothing tells apart.
+    pub(super) fn segment_of(&self, position: u64, bounds: &Bounds) -> Result<u64, ReadError> {
+        self.bisect(bounds, |first| first.lsn <= position)
+    }
+
+    /// The last segment that starts before what is looked for; the first one if none does.
+    fn bisect(
+        &self,
+        bounds: &Bounds,
+        is_before: impl Fn(&First) -> bool,
+    ) -> Result<u64, ReadError> {
+        let (mut low, mut high) =
+            (bounds.first_epoch, bounds.last_epoch.max(bounds.first_epoch) + 1);
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            match self.first_lsn_from(epochs[middle])? {
-                Some(first) if first <= self.position => low = middle,
+            match self.first_from(middle, high, bounds)? {
+                Some(first) if is_before(&first) => low = middle,
                 _ => high = middle,
             }
         }
-        let not_found = || ReadError::NotFound { dir: segment::dir_path(&*self.store) };
-        let epoch = *epochs.get(low).ok_or_else(not_found)?;
-        match self.enter(epoch)? {
-            Some((cursor, _)) => Ok(cursor),
-            None => Err(not_found()),
-        }
+        Ok(low)
     }
 
-    /// A cursor at the start of a segment, with the number of the first record there or behind it.
-    pub(super) fn enter(&self, epoch: u64) -> Result<Option<(BatchCursor, u64)>, ReadError> {
-        let store = &*self.store;
-        let Some((segment, file)) = Segment::open_if_there(store, epoch)? else { return Ok(None) };
-        let Some(first) = self.first_lsn_from(epoch)? else { return Ok(None) };
-        let next = Segment::open_if_there(store, epoch + 1)?;
-        let limit = segment.limit(next.as_ref().map(|(segment, _)| &segment.header));
-        let header = segment.header;
-        let cursor = BatchCursor::new(
-            file,
-            segment,
-            store.facts().block_bytes,
-            limit,
-            header.data_offset(),
-            (header.first_lsn != 0).then_some(header.first_lsn),
-            header.resume.map(|resume| resume.prev_batch_crc),
-        )
-        .map_err(|e| read_failed(store, epoch, e))?;
-        Ok(Some((cursor, first)))
-    }
-
-    /// Number of the first record that the log holds.
-    pub(super) fn first_lsn(&self) -> Result<Option<u64>, ReadError> {
-        match segment::list_segments(&*self.store)?.first() {
-            Some(&epoch) => self.first_lsn_from(epoch),
-            None => Ok(None),
-        }
-    }
-
-    /// Number of the first record in this segment or behind it, where any tells.
-    pub(super) fn first_lsn_from(&self, epoch: u64) -> Result<Option<u64>, ReadError> {
-        let mut epoch = epoch;
-        while let Some((segment, _)) = Segment::open_if_there(&*self.store, epoch)? {
-            if let Some(first) = recovery::first_lsn_of(&*self.store, &segment)? {
+    /// Where the first segment starts that tells, from `epoch` up to below `end`.
+    pub(super) fn first_from(
+        &self,
+        epoch: u64,
+        end: u64,
+        bounds: &Bounds,
+    ) -> Result<Option<First>, ReadError> {
+        for epoch in epoch..end {
+            let Some((segment, file)) = self.open(epoch, bounds)? else { return Ok(None) };
+            if let Some(first) = self.first_of(&segment, &file)? {
                 return Ok(Some(first));
             }
-            epoch += 1;
         }
         Ok(None)
     }
 
-    /// A segment's file once more, for a look that leaves the cursor alone.
-    pub(super) fn open_again(
+    /// What the segment's header and first batch say of its start.
+    pub(super) fn first_of(
         &self,
         segment: &Segment,
-    ) -> Result<(Arc<dyn File>, usize), ScanError> {
-        let file = segment::open_file(&*self.store, segment.epoch, Access::Read)?;
-        Ok((file, self.store.facts().block_bytes))
+        file: &Arc<dyn File>,
+    ) -> Result<Option<First>, ReadError> {
+        let header = &segment.header;
+        let batch = self.batch_header(segment, file, header.data_offset());
+        let batch = batch.map_err(|error| read_failed(&*self.store, segment.epoch, error))?;
+        let lsn = match header.first_lsn {
+            0 => batch.map(|batch| batch.first_lsn),
+            known => Some(known),
+        };
+        Ok(lsn.map(|lsn| First { lsn, wall_ns: batch.map(|batch| batch.wall_ns) }))
+    }
+
+    fn batch_header(
+        &self,
+        segment: &Segment,
+        file: &Arc<dyn File>,
+        offset: u64,
+    ) -> std::io::Result<Option<BatchHeader>> {
+        let block = self.store.facts().block_bytes.max(segment.header.block_bytes as usize);
+        let start = offset - offset % block as u64;
+        let mut buf = AlignedBuf::new(block)?;
+        let len = file.read_at(start, &mut buf[..block])?;
+        let context = BatchContext::from(&segment.header);
+        let bytes = buf[..len].get((offset - start) as usize..).unwrap_or_default();
+        Ok(BatchHeader::decode(bytes, &context, offset).ok().map(|(header, _)| header))
+    }
+
+    /// The segment's sparse index: the writer's own, or the one in the footer; empty where there is
+    /// none that can be read.
+    pub(super) fn entries(&self, place: &Place) -> Vec<IndexEntry> {
+        let header = &place.segment.header;
+        let live = self.watermark.live();
+        let mut entries = live
+            .and_then(|shared| shared.live_index.entries(&BatchContext::from(header)))
+            .or_else(|| self.footer(place).map(|footer| footer.entries))
+            .unwrap_or_default();
+        entries.retain(|entry| entry.offset < place.limit);
+        entries
+    }
+
+    fn footer(&self, place: &Place) -> Option<Footer> {
+        let header = &place.segment.header;
+        if place.segment.file_bytes < header.segment_bytes {
+            return None;
+        }
+        let io_block = self.store.facts().block_bytes;
+        let (offset, len) =
+            (footer_offset(header), footer_bytes(header.segment_bytes, header.block_bytes));
+        let start = offset - offset % io_block as u64;
+        let bytes = ((offset - start + len) as usize).next_multiple_of(io_block);
+        // It is a cache: what cannot be read is as good as missing.
+        let mut buf = AlignedBuf::new(bytes).ok()?;
+        let read = place.file.read_at(start, &mut buf[..bytes]).ok()?;
+        Footer::decode(buf[..read].get((offset - start) as usize..)?, header)
+    }
+
+    /// A cursor at the last batch in the index that is early enough, or at the start of the segment.
+    /// `is_early` decides on the batch itself: the index may be wrong.
+    pub(super) fn start_at(
+        &self,
+        place: &Place,
+        entries: &[IndexEntry],
+        is_listed_early: impl Fn(&IndexEntry) -> bool,
+        is_early: impl Fn(&Placed) -> bool,
+    ) -> Result<BatchCursor, ReadError> {
+        let mut cursor = self.enter(place)?;
+        let (offset, next_lsn, prev_crc) = (cursor.offset(), cursor.next_lsn(), cursor.prev_crc());
+        let early = entries.partition_point(is_listed_early);
+        let Some(entry) = early.checked_sub(1).map(|last| entries[last]) else { return Ok(cursor) };
+        if entry.offset <= offset {
+            return Ok(cursor);
+        }
+        cursor.move_to(entry.offset, Some(entry.first_lsn), None);
+        let step = cursor.peek_header();
+        let step = step.map_err(|error| read_failed(&*self.store, place.segment.epoch, error))?;
+        if !matches!(step, Step::Batch(batch) if is_early(&batch)) {
+            cursor.move_to(offset, next_lsn, prev_crc);
+        }
+        Ok(cursor)
     }
 }

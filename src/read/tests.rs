@@ -2,7 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use std::sync::Arc;
+
 use super::*;
+use crate::disk::Store;
 use crate::frame::segment_name;
 use crate::testing::{MemStore, TestWriter, open};
 
@@ -25,7 +28,7 @@ fn live(store: &Arc<MemStore>, from: u64, durable: u64) -> Reader {
 
 fn vouched(store: &Arc<MemStore>, from: u64) -> Result<Reader, ReadError> {
     let store: Arc<dyn Store> = store.clone();
-    Reader::with(store, Watermark::Vouched, Lsn::new(from))
+    Reader::with(store.clone(), Watermark::Vouched(store), open::From::Lsn(from))
 }
 
 /// Reads what is durable now and checks it; returns the numbers.
