@@ -21,7 +21,9 @@ fn append_to(log: &Log, generation: u64, last: u64) {
         assert_eq!(ticket.lsn().get(), lsn);
         tickets.push(ticket.into_owned());
     }
-    tickets.into_iter().for_each(|ticket| drop(ticket.wait().unwrap()));
+    for ticket in tickets {
+        ticket.wait().unwrap();
+    }
 }
 
 /// What the log must hold: the last record of each generation, in order.

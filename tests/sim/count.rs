@@ -21,6 +21,11 @@ counters! {
     FULL: "refusals for want of room",
     RECOVERIES: "recoveries",
     RECORDS: "records accepted",
+    TRIMS: "trims",
+    CUTS: "truncations",
+    CUTS_FOUND: "truncations found after a crash",
+    CURSORS: "cursors moved",
+    SEEKS: "seeks",
     FLIPS: "sectors damaged",
     DAMAGES: "damage reported",
 }

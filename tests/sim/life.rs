@@ -2,13 +2,14 @@
 
 mod appends;
 mod end;
+mod files;
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use uringlog::sim::{Stepper, Turn};
-use uringlog::{Durability, Log, Lsn, OwnedTicket, Reader, Reservation, WaitError};
+use uringlog::sim::{Stepper, Truncation, Turn};
+use uringlog::{Durability, Log, Lsn, OwnedTicket, ReadError, Reader, Reservation, WaitError};
 
 use crate::cores;
 use crate::model::Payload;
@@ -123,6 +124,8 @@ pub fn live(world: &mut World, plan: &Plan) -> Outcome {
         held: Vec::new(),
         tickets: Vec::new(),
         follower: None,
+        follower_cut: None,
+        truncation: None,
         leaked: 0,
         poisoned: false,
         ended: false,
@@ -156,9 +159,13 @@ struct Life<'a> {
     rng: Rng,
     log: &'a Log,
     stepper: Stepper,
-    held: Vec<(Reservation<'a>, Payload)>,
+    /// With the generation that each was made in.
+    held: Vec<(Reservation<'a>, Payload, u64)>,
     tickets: Vec<OwnedTicket>,
     follower: Option<Reader>,
+    /// Where a truncation cut what the follower had passed.
+    follower_cut: Option<u64>,
+    truncation: Option<Truncation>,
     leaked: u64,
     poisoned: bool,
     ended: bool,
@@ -171,7 +178,7 @@ impl<'a> Life<'a> {
 
     /// One action, drawn by weight.
     fn act(&mut self) {
-        const WEIGHTS: [u64; 17] = [10, 4, 1, 3, 1, 3, 3, 1, 14, 6, 4, 1, 1, 2, 2, 1, 1];
+        const WEIGHTS: [u64; 18] = [10, 4, 1, 3, 1, 3, 3, 1, 14, 6, 4, 1, 1, 2, 2, 1, 1, 2];
         match self.rng.weighted(&WEIGHTS) {
             0 => {
                 let len = self.rng.below(100) as usize;
@@ -202,6 +209,7 @@ impl<'a> Life<'a> {
             13 => self.ask_for_sync(),
             14 => self.poll_tickets(),
             15 => self.follow(),
+            17 => self.act_on_files(),
             _ => self.rare(),
         }
     }
@@ -241,6 +249,7 @@ impl<'a> Life<'a> {
 
     fn turn(&mut self) -> Turn {
         let turn = self.stepper.turn();
+        self.see_truncation();
         self.advance(Duration::from_micros(1));
         self.observe();
         if turn == Turn::Ended {
@@ -271,6 +280,7 @@ impl<'a> Life<'a> {
             assert_eq!(durable, acknowledged, "acknowledged means durable");
         }
         model.durable = durable;
+        model.check_first(self.log.first_lsn().get(), self.log.last_lsn().get());
         self.see_poison();
     }
 
@@ -310,6 +320,9 @@ impl<'a> Life<'a> {
             Ok(()) => assert!(self.log.durable_lsn() >= lsn),
             Err(WaitError::TimedOut) => {
                 assert!(self.log.durable_lsn() < lsn);
+                if self.truncation.is_some() {
+                    return;
+                }
                 if self.rng.one_in(2) {
                     self.settle();
                     if !self.is_over() && !self.may_lack_space() {
@@ -352,11 +365,24 @@ impl<'a> Life<'a> {
         if self.follower.is_none() {
             let from = Lsn::new(self.rng.below(self.world.model.last() + 2));
             self.follower = self.log.reader(from).ok();
+            self.follower_cut = None;
         }
         let durable = self.log.durable_lsn().get();
         let Some(reader) = &mut self.follower else { return };
         match self.world.model.read(reader, durable) {
-            Ok(last) => assert!(last >= durable, "the follower stops at {last} of {durable}"),
+            Ok(last) => {
+                assert!(last >= durable, "the follower stops at {last} of {durable}");
+                assert_eq!(self.follower_cut, None, "the follower read what was cut");
+            }
+            Err(ReadError::Trimmed { first }) => {
+                assert_eq!(first, self.log.first_lsn());
+                assert!(reader.next_lsn() < first, "nothing that it wants was trimmed");
+                self.follower = None;
+            }
+            Err(ReadError::Truncated { last }) => {
+                assert_eq!(self.follower_cut, Some(last.get()), "where it was cut");
+                self.follower = None;
+            }
             Err(error) => {
                 let may_fail = self.world.disk.crashed() || self.plan.fault.is_some();
                 assert!(may_fail, "a durable record is not readable: {error}");

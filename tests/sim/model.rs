@@ -1,8 +1,9 @@
 //! What the log was given, and what it owes: the other side of every comparison.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use uringlog::{Lsn, ReadError, Reader};
+use uringlog::{CursorInfo, Lsn, ReadError, Reader};
 
 use crate::rng::{Rng, mix};
 
@@ -57,6 +58,14 @@ pub struct Model {
     next_id: u64,
     /// Everything up to here survives whatever happens: it was durable, or recovery reported it.
     pub durable: u64,
+    /// The first record: everything below was trimmed, durably.
+    pub first: u64,
+    /// Truncations that are complete, as the log counts them.
+    pub generation: u64,
+    /// A truncation that was asked for and not reported done: the last record to keep.
+    pub cutting: Option<u64>,
+    /// Each cursor's position, with what else it may be found at: a change that was not reported done.
+    pub cursors: BTreeMap<String, Vec<Option<u64>>>,
     /// The next recovery must find everything up to here: after the death of the process alone, what
     /// was acknowledged; after a crash, what was durable.
     pub floor: u64,
@@ -70,6 +79,10 @@ impl Model {
             // Numbers of their own for each seed, far apart.
             next_id: mix(seed),
             durable: 0,
+            first: 1,
+            generation: 0,
+            cutting: None,
+            cursors: BTreeMap::new(),
             floor: 0,
             scratch: Vec::new(),
         }
@@ -94,8 +107,14 @@ impl Model {
         self.records.extend(payloads.into_iter().map(|payload| Accepted { payload, first, last }));
     }
 
-    /// Recovery found the records up to `last`: compares with what the log owes.
-    pub fn check_end(&self, last: u64) {
+    /// Recovery found the records up to `last` in this generation: compares with what the log owes.
+    pub fn check_end(&self, last: u64, generation: u64) {
+        if generation != self.generation {
+            assert!(generation > self.generation, "an older generation came back");
+            let cut = self.cutting.expect("CUT: nobody asked for it");
+            assert_eq!(last, cut, "CUT: a truncation is complete, and {last} records are there");
+            return;
+        }
         let floor = self.floor;
         assert!(last >= floor, "LOST: {floor} records must be there, and {last} are");
         assert!(
@@ -106,6 +125,44 @@ impl Model {
         if let Some(record) = self.records.get((last as usize).wrapping_sub(1)) {
             let span = (record.first, record.last);
             assert_eq!(record.last, last, "SPLIT: the batch {span:?} is there only up to {last}");
+        }
+    }
+
+    /// The log starts at `first`, as it was found or as it says.
+    pub fn check_first(&mut self, first: u64, last: u64) {
+        assert!(first >= self.first, "{first}: what was trimmed came back from {}", self.first);
+        assert!(first <= last + 1, "the log starts at {first} and ends at {last}");
+        for (name, positions) in &self.cursors {
+            let furthest = positions.iter().map(|at| at.unwrap_or(u64::MAX)).max();
+            assert!(furthest.is_none_or(|at| first <= at), "{first}: trimmed past cursor {name}");
+        }
+        self.first = first;
+    }
+
+    /// The cursors that were found, where the log ends at `last`.
+    pub fn check_cursors(&mut self, found: &[CursorInfo], last: u64) {
+        for cursor in found {
+            let may_be = self.cursors.get(&cursor.name).expect("a cursor that nobody made");
+            let at = cursor.position.get();
+            let fits = |may_be: &Option<u64>| may_be.is_some_and(|may_be| may_be.min(last + 1) == at);
+            assert!(may_be.iter().any(fits), "cursor {} at {at}: {may_be:?}", cursor.name);
+        }
+        for (name, positions) in &self.cursors {
+            let is_there = found.iter().any(|cursor| cursor.name == *name);
+            assert!(is_there || positions.contains(&None), "cursor {name} is gone: {positions:?}");
+        }
+        let found = found.iter().map(|c| (c.name.clone(), vec![Some(c.position.get())]));
+        self.cursors = found.collect();
+    }
+
+    /// The truncation is complete.
+    pub fn truncated(&mut self, last: u64, generation: u64) {
+        assert!(generation >= self.generation);
+        self.generation = generation;
+        self.cutting = None;
+        self.cut(last);
+        for positions in self.cursors.values_mut() {
+            positions.iter_mut().flatten().for_each(|at| *at = (*at).min(last + 1));
         }
     }
 

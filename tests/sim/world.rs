@@ -89,6 +89,7 @@ impl World {
             .rings_retired_max(rng.pick(&[0, 1, 2]))
             .batch_bytes_max(64 << 10)
             .large_bytes_max(rng.pick(&[64 << 10, 256 << 10]))
+            .spares_max(rng.pick(&[0, 1, 2, 2]))
             .method(Method::RingDsync)
             .depth(depth);
         if rng.one_in(4) {
@@ -96,6 +97,9 @@ impl World {
         }
         if rng.one_in(4) {
             options = options.window_records(16);
+        }
+        if rng.one_in(6) {
+            options = options.retain_bytes(rng.pick(&[1, 3, 6]) * segment_bytes);
         }
         Setup { options, durability, rings, depth }
     }
@@ -123,13 +127,21 @@ impl World {
         let watermarks = [log.last_lsn(), log.durable_lsn(), log.acknowledged_lsn()];
         if !report.created || last > 0 {
             assert_eq!(watermarks, [report.last_lsn; 3], "what is found is durable");
-            assert_eq!(report.first_lsn, Lsn::FIRST);
         }
-        self.model.check_end(last);
+        let generation = log.generation();
+        self.model.check_end(last, generation);
+        let was_cut = generation != self.model.generation;
+        if was_cut {
+            count::add(&count::CUTS_FOUND);
+            self.model.truncated(last, generation);
+        }
+        self.model.cutting = None;
+        assert_eq!(log.first_lsn(), report.first_lsn);
+        self.model.check_first(log.first_lsn().get(), last);
         if let Some(exact) = self.exact.take() {
             assert_eq!(last, exact, "a crash in recovery changes what is found");
         }
-        if core::mem::take(&mut self.clean) {
+        if core::mem::take(&mut self.clean) && !was_cut {
             assert!(report.clean, "a log that rested is found clean: {report}");
             assert_eq!(last, self.model.last(), "nothing is missing in a log that rested");
             assert_eq!(report.vouched_lsn.get(), last, "a log that rested vouches for everything");
@@ -137,19 +149,32 @@ impl World {
         }
         self.model.cut(last);
         self.read_all(&log);
+        self.read_cursors(&log);
         Ok((log, stepper))
     }
 
     /// Reads the whole log and compares every byte.
     pub fn read_all(&mut self, log: &Log) {
         let durable = log.durable_lsn().get();
-        let outcome = log.reader(Lsn::FIRST).and_then(|mut r| self.model.read(&mut r, durable));
+        let outcome = log.reader(Lsn::NONE).and_then(|mut reader| {
+            assert_eq!(reader.next_lsn(), log.first_lsn());
+            self.model.read(&mut reader, durable)
+        });
         match outcome {
             // It strikes once.
             Err(ReadError::Io(_)) if core::mem::take(&mut self.read_fault) => self.read_all(log),
             Ok(last) => assert_eq!(last, durable, "everything durable is readable"),
             Err(_) if self.disk.crashed() => {}
             Err(error) => panic!("a durable record is not readable: {error}"),
+        }
+    }
+
+    /// Compares every cursor with what it may be.
+    fn read_cursors(&mut self, log: &Log) {
+        match log.cursors() {
+            Ok(found) => self.model.check_cursors(&found, log.last_lsn().get()),
+            Err(_) if self.disk.crashed() || core::mem::take(&mut self.read_fault) => {}
+            Err(error) => panic!("the cursors are not readable: {error}"),
         }
     }
 
@@ -170,7 +195,7 @@ impl World {
         if self.disk.stats().kills > kills {
             count::add(&count::KILLS);
             self.killed = true;
-            self.model.floor = self.model.floor.max(outcome.acknowledged);
+            self.model.floor = self.model.floor.max(outcome.acknowledged).min(self.model.last());
         } else {
             count::add(&count::CRASHES);
             if core::mem::take(&mut self.killed) {
@@ -193,7 +218,7 @@ impl World {
         let report = log.recovery().clone();
         let steps = copy.steps() - before;
         let last = report.last_lsn.get();
-        self.model.check_end(last);
+        self.model.check_end(last, log.generation());
         drop((log, stepper));
         Looked { last, vouched: report.vouched_lsn.get(), steps }
     }
@@ -213,12 +238,14 @@ impl World {
         let (log, _stepper) = opened.unwrap_or_else(|error| panic!("the log must open: {error}"));
         let found = log.last_lsn().get();
         if self.killed {
-            assert!(found >= self.model.durable, "LOST: a crash in recovery (step {at})");
+            let cut = log.generation() != self.model.generation;
+            let owed = if cut { self.model.cutting.unwrap_or(u64::MAX) } else { self.model.durable };
+            assert!(found >= owed, "LOST: a crash in recovery (step {at})");
         } else {
             assert_eq!(found, last, "a crash in recovery (step {at}) changes the log");
         }
         let last = found;
-        let mut reader = log.reader(Lsn::FIRST).expect("a reader");
+        let mut reader = log.reader(Lsn::NONE).expect("a reader");
         let read = self.model.read(&mut reader, last);
         assert_eq!(read.expect("readable"), last, "everything durable is readable");
     }

@@ -96,7 +96,7 @@ impl<'a> Life<'a> {
         match self.log.try_reserve(payload.len()) {
             Ok(mut reservation) => {
                 reservation.copy_from_slice(&payload.bytes());
-                self.held.push((reservation, payload));
+                self.held.push((reservation, payload, self.log.generation()));
             }
             Err(error) => self.refused(&error, payload.len()),
         }
@@ -106,8 +106,20 @@ impl<'a> Life<'a> {
         if self.held.is_empty() {
             return;
         }
-        let (reservation, payload) =
+        let (reservation, payload, generation) =
             self.held.swap_remove(self.rng.clone().below(self.held.len() as u64) as usize);
+        if generation != self.log.generation() {
+            let outcome = reservation.try_publish();
+            assert!(
+                matches!(outcome, Err(AppendError::Truncated | AppendError::Poisoned(_))),
+                "a reservation from before a truncation: {outcome:?}"
+            );
+            return;
+        }
+        if self.truncation.is_some() {
+            // The gate is shut: publishing would wait.
+            return;
+        }
         if payload.len() > INLINE_BYTES {
             // It needs a slot of its own, for which publishing would wait: it goes into empty
             // rings, and only where the gate cannot be shut.

@@ -43,6 +43,10 @@ pub struct Args {
     /// Forces the number of writes under way at once
     #[arg(long, value_name = "N")]
     pub depth: Option<usize>,
+    /// Measures what one waiting producer notices of rotation, preparation, recycling, removal and
+    /// trimming, with small segments
+    #[arg(long, conflicts_with_all = ["is_async", "producers", "rate", "rounds"])]
+    pub rotation: bool,
     /// With --async, measures a mutex, a Vec and one writer thread beside the log [default: only
     /// with records of up to 64 bytes]
     #[arg(long, requires = "is_async")]
@@ -59,6 +63,7 @@ impl Args {
     pub fn is_single(&self) -> bool {
         self.json
             || self.is_async
+            || self.rotation
             || self.producers.is_some()
             || self.size.is_some()
             || self.rate.is_some()

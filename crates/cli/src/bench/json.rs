@@ -8,6 +8,7 @@ use super::async_rounds::Async;
 use super::clock::{Latencies, median};
 use super::log_rounds::{ClosedLoop, Stages};
 use super::report::{async_cpu_us_per_append, cpu_us_per_append, ratio};
+use super::rotation::Rotation;
 use crate::choices::durability_name;
 
 /// A closed-loop workload.
@@ -39,6 +40,40 @@ pub fn closed_loop(setting: &Setting, result: &ClosedLoop) -> Value {
         "cpu_us_per_append": round3(cpu_us_per_append(result)),
     });
     extend(&mut object, rest);
+    Value::Object(object)
+}
+
+/// What housekeeping costs an append.
+pub fn rotation(setting: &Setting, record_bytes: usize, results: &[Rotation]) -> Value {
+    let mut object = head(setting, "rotation", 1, record_bytes);
+    let modes: Map<String, Value> = results
+        .iter()
+        .map(|result| {
+            let causes: Map<String, Value> = result
+                .causes
+                .iter()
+                .map(|(cause, latencies)| {
+                    let mut value = us(latencies);
+                    value["count"] = json!(latencies.count());
+                    (cause.replace(' ', "_"), value)
+                })
+                .collect();
+            let value = json!({
+                "segment_bytes": result.segment_bytes,
+                "rotations": result.rotations,
+                "rotation_waits": result.waits,
+                "seconds": round3(result.elapsed.as_secs_f64()),
+                "steady_count": result.steady.count(),
+                "tagged_count": result.tagged.count(),
+                "steady_us": us(&result.steady),
+                "tagged_us": us(&result.tagged),
+                "causes_us": causes,
+                "ratio_p999": round3(result.ratio()),
+            });
+            (result.mode.name().replace('-', "_"), value)
+        })
+        .collect();
+    extend(&mut object, Value::Object(modes));
     Value::Object(object)
 }
 

@@ -13,6 +13,7 @@ mod log_rounds;
 mod raw;
 mod reference;
 mod report;
+mod rotation;
 mod scratch;
 
 use std::io::{self, Write};
@@ -26,6 +27,7 @@ use crate::exit::Failure;
 use crate::signals::Interrupt;
 use args::Args;
 use bare::Bare;
+use rotation::Mode;
 use scratch::Scratch;
 
 /// Runs `uringlog bench`.
@@ -35,6 +37,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
     // Dropped, and so removed, on every way out of here.
     let scratch = Scratch::create(args.dir.as_deref())?;
     let bench = Bench { args: &args, scratch: &scratch, interrupt: &interrupt };
+    if args.rotation {
+        return bench.rotation();
+    }
     match (args.is_single(), args.is_async) {
         (false, _) => bench.suite(),
         (true, false) => bench.closed_loop(),
@@ -149,6 +154,40 @@ impl Bench<'_> {
         }
         print(&report::setting(&setting))?;
         print(&report::asynchronous(&result))
+    }
+
+    /// What housekeeping costs an append, for both ways in which new segments come about.
+    fn rotation(&self) -> Result<(), Failure> {
+        let record_bytes = self.args.size.map_or(RECORD_BYTES, |size| size as usize);
+        let mut results = Vec::new();
+        let mut setting = None;
+        for mode in [Mode::Recycling, Mode::ZeroFilling] {
+            let options = self.args.options().rings(1).ring_bytes(64 << 10);
+            let options = options.batch_bytes_max(64 << 10).large_bytes_max(64 << 10);
+            let options = mode.options(options, self.args.log.segment_bytes);
+            let log = options.open(self.scratch.path().join(mode.name()))?;
+            let setting = setting.get_or_insert_with(|| Setting::of(&log, self));
+            if !self.args.json && results.is_empty() {
+                print(&report::setting(setting))?;
+            }
+            let time = self.seconds();
+            let segment_bytes = mode.segment_bytes(self.args.log.segment_bytes);
+            results.push(rotation::run(
+                &log,
+                mode,
+                segment_bytes,
+                record_bytes,
+                time,
+                self.interrupt,
+            )?);
+            log.close()?;
+        }
+        match (self.args.json, &setting) {
+            (true, Some(setting)) => {
+                print(&format!("{}\n", json::rotation(setting, record_bytes, &results)))
+            }
+            _ => print(&report::rotation(record_bytes, &results)),
+        }
     }
 
     fn async_workload(&self, seconds: Duration, space_bytes: u64) -> async_rounds::Workload {

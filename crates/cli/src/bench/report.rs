@@ -4,6 +4,7 @@ use super::Setting;
 use super::async_rounds::Async;
 use super::clock::{Latencies, median};
 use super::log_rounds::ClosedLoop;
+use super::rotation::Rotation;
 use crate::choices::durability_name;
 use crate::units;
 
@@ -172,6 +173,35 @@ pub fn async_cpu_us_per_append(result: &Async) -> f64 {
 /// The ratio of two latencies at the same quantile.
 pub fn ratio(log: &Latencies, bare: &Latencies, quantile: f64) -> f64 {
     log.quantile_ns(quantile) / bare.quantile_ns(quantile).max(1.0)
+}
+
+/// What housekeeping costs an append.
+pub fn rotation(record_bytes: usize, results: &[Rotation]) -> String {
+    let mut text = format!(
+        "\nOne producer that waits for each record, {record_bytes} B; appends during which a rotation, a \
+         preparation, a removal or a trim was under way, beside the others of the same run\n\n"
+    );
+    let mut table = Table::new(results.len());
+    table.row("new segments come from", results, |r| r.mode.name().to_owned());
+    table.row("segment size", results, |r| units::bytes(r.segment_bytes));
+    table.row("rotations", results, |r| units::count(r.rotations));
+    table.row("  the writer had to wait", results, |r| units::count(r.waits));
+    table.row("appends, steady / tagged", results, |r| {
+        format!("{} / {}", units::count(r.steady.count()), units::count(r.tagged.count()))
+    });
+    table.gap("latency, p50 / p99 / p99.9, us");
+    table.row("  steady", results, |r| three_us(&r.steady));
+    table.row("  tagged", results, |r| three_us(&r.tagged));
+    for cause in 0..results.first().map_or(0, |r| r.causes.len()) {
+        let name = results.first().map_or("", |r| r.causes[cause].0);
+        table.row(&format!("    {name}"), results, |r| {
+            let latencies = &r.causes[cause].1;
+            format!("{} ({})", three_us(latencies), units::count(latencies.count()))
+        });
+    }
+    table.row("p99.9 tagged over steady", results, |r| format!("{:.2}", r.ratio()));
+    text += &table.text;
+    text
 }
 
 fn three_us(latencies: &Latencies) -> String {
