@@ -161,6 +161,10 @@ impl Model {
         self.generation = generation;
         self.cutting = None;
         self.cut(last);
+        // A cut may go through what was appended together.
+        for record in self.records.iter_mut().rev().take_while(|record| record.last > last) {
+            record.last = last;
+        }
         for positions in self.cursors.values_mut() {
             positions.iter_mut().flatten().for_each(|at| *at = (*at).min(last + 1));
         }
