@@ -8,10 +8,16 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::disk::{Access, DeviceFacts, File, LockError, LockGuard, Store};
-use crate::frame::{self, BATCH_HEADER_BYTES, BatchContext, BatchHeader, TableEntry};
+use crate::error::IoError;
+use crate::footer;
+use crate::frame::{self, BATCH_HEADER_BYTES, BatchContext, BatchHeader, Resume, TableEntry};
+use crate::index::SegmentIndex;
+use crate::mark::{Closed, Mark, MarkFile};
 use crate::mem::AlignedBuf;
+use crate::recovery::rewrite::{self, Rest};
 use crate::recovery::{RecoverConfig, Recovered, recover};
-use crate::segment::{Filler, LiveSegment};
+use crate::segment::{self, Filler, LiveSegment};
+use crate::truncate::{Place, TRUNCATION_TMP};
 use crate::{OpenError, frame::SegmentHeader};
 
 /// A directory in memory. Every change is durable at once.
@@ -90,6 +96,12 @@ impl MemStore {
     /// What was done to names since the last call: "remove NAME", "rename NAME", "sync".
     pub(crate) fn take_names_done(&self) -> Vec<String> {
         core::mem::take(&mut lock(&self.names_done))
+    }
+
+    /// Puts bytes into a file behind everyone's back.
+    pub(crate) fn splice(&self, name: &str, offset: usize, new: &[u8]) {
+        let files = lock(&self.files);
+        lock(&files[name].bytes)[offset..offset + new.len()].copy_from_slice(new);
     }
 
     /// Changes bytes behind everyone's back.
@@ -256,7 +268,11 @@ pub(crate) struct TestWriter {
     pub(crate) synced_lsn: u64,
     pub(crate) prev_crc: u32,
     pub(crate) wall_ns: u64,
-    ready: Vec<LiveSegment>,
+    pub(crate) ready: Vec<LiveSegment>,
+    pub(crate) mark: MarkFile,
+    index: SegmentIndex,
+    /// Whether the end of each segment is kept free for its footer.
+    pub(crate) keeps_footers: bool,
     segment_bytes: u64,
 }
 
@@ -272,6 +288,9 @@ impl TestWriter {
             prev_crc: recovered.prev_crc,
             wall_ns: recovered.wall_ns,
             ready: recovered.ready,
+            mark: recovered.mark,
+            index: recovered.index,
+            keeps_footers: false,
             segment_bytes,
         }
     }
@@ -292,8 +311,6 @@ impl TestWriter {
                 created_wall_ns: 5,
                 first_lsn: 0,
                 resume: None,
-                generation: 0,
-                truncated_after: 0,
                 recycled: false,
                 ..self.header
             };
@@ -309,14 +326,23 @@ impl TestWriter {
         let block = u64::from(self.header.block_bytes);
         let payload_bytes: usize = records.iter().map(|record| record.len()).sum();
         let content = frame::batch_content_bytes(payload_bytes as u64, records.len() as u64);
-        if self.offset + content.next_multiple_of(block) > self.header.segment_bytes {
+        let limit = match self.keeps_footers {
+            true => footer::footer_offset(&self.header),
+            false => self.header.segment_bytes,
+        };
+        if self.offset + content.next_multiple_of(block) > limit {
             self.prepare(1);
             let next = self.ready.remove(0);
             self.header = next.header;
             self.file = next.file;
             self.offset = self.header.data_offset();
+            self.index = SegmentIndex::new(&self.header, self.next_lsn);
         }
         let (bytes, crc) = seal(self, records);
+        let (header, _) =
+            BatchHeader::decode(&bytes, &BatchContext::from(&self.header), self.offset)
+                .expect("it was just sealed");
+        self.index.add(&header, crc, self.offset + bytes.len() as u64);
         let mut aligned = AlignedBuf::new(bytes.len()).expect("memory");
         aligned[..bytes.len()].copy_from_slice(&bytes);
         self.file.write_at(self.offset, &aligned[..bytes.len()]).expect("writes");
@@ -336,6 +362,108 @@ impl TestWriter {
     /// Ends as a clean close does.
     pub(crate) fn close(mut self) {
         self.sync_then_batch(&[]);
+        let (epoch, end_offset, crc) = (self.header.epoch, self.offset, self.prev_crc);
+        let mark = Mark { closed: Some(Closed { epoch, end_offset, crc }), ..*self.mark.get() };
+        self.mark.set(&*self.store, mark).expect("the mark is written");
+    }
+
+    /// The footer of the live segment as it stands.
+    pub(crate) fn footer(&self) -> Vec<u8> {
+        let bytes = footer::footer_bytes(self.header.segment_bytes, self.header.block_bytes);
+        let mut footer = vec![0; bytes as usize];
+        self.index.footer().encode(&mut footer);
+        footer
+    }
+
+    /// Prepares one more segment, out of a spare.
+    pub(crate) fn recycle(&mut self, spare: &str) {
+        let epoch = self.header.epoch + 1 + self.ready.len() as u64;
+        let header = SegmentHeader {
+            epoch,
+            salt: epoch * 79,
+            segment_bytes: self.segment_bytes,
+            created_wall_ns: 5,
+            first_lsn: 0,
+            resume: None,
+            recycled: true,
+            ..self.header
+        };
+        let tmp = segment::tmp_name(epoch);
+        self.store.rename(spare, &tmp).expect("it is there");
+        let file = self.store.open(&tmp, Access::Write).expect("it opens");
+        segment::write_headers(&*file, &header).expect("it is written");
+        self.store.rename(&tmp, &frame::segment_name(epoch)).expect("it gets its name");
+        self.ready.push(LiveSegment { header, file });
+    }
+
+    /// Trims as the log does: the mark, then the segments below it.
+    pub(crate) fn trim(&mut self, first_epoch: u64, first_lsn: u64) -> io::Result<()> {
+        let other = |error| io::Error::other(format!("{error:?}"));
+        let mark = Mark { first_epoch, first_lsn, ..*self.mark.get() };
+        self.mark.set(&*self.store, mark).map_err(other)?;
+        for epoch in segment::list_segments(&*self.store).map_err(other)? {
+            if epoch < first_epoch {
+                self.store.rename(
+                    &frame::segment_name(epoch),
+                    &segment::spare_name(epoch, self.header.generation),
+                )?;
+            }
+        }
+        self.store.sync_dir()
+    }
+
+    /// Truncates as the log does. After an error the writer is of no use any more.
+    pub(crate) fn truncate(&mut self, lsn: u64) -> io::Result<()> {
+        self.truncate_on_disk(lsn).map_err(|error| io::Error::other(format!("{error:?}")))
+    }
+
+    fn truncate_on_disk(&mut self, lsn: u64) -> Result<(), OpenError> {
+        let store = self.store.clone();
+        let failed = |error| OpenError::Io(IoError::new("truncate", store.path(""), error));
+        let mark = *self.mark.get();
+        let place = Place::find(&*store, mark.first_epoch, self.header.epoch, lsn)?;
+        let header = SegmentHeader {
+            epoch: place.segment.epoch + 1,
+            salt: self.header.salt ^ (lsn + 1) << 32 ^ self.header.generation,
+            segment_bytes: self.segment_bytes,
+            first_lsn: place.next_lsn,
+            resume: Some(Resume { prev_end_offset: place.offset, prev_batch_crc: place.crc }),
+            generation: mark.generation.max(self.header.generation) + 1,
+            truncated_after: lsn,
+            recycled: false,
+            ..self.header
+        };
+        let file = Filler::fill_new(&*store, TRUNCATION_TMP, &header).map_err(failed)?;
+        let rest = Rest {
+            segments: core::slice::from_ref(&place.segment),
+            batches: &place.rest,
+            last_lsn: lsn,
+            vouched_lsn: lsn,
+        };
+        let end = rewrite::write_again(&*store, &rest, &header, &*file, self.wall_ns)?;
+        segment::write_headers(&*file, &header).map_err(failed)?;
+        file.sync().map_err(failed)?;
+        let mark = Mark {
+            generation: header.generation,
+            generation_epoch: header.epoch,
+            truncated_after: lsn,
+            ..mark
+        };
+        self.mark.set(&*store, mark)?;
+        store.rename(TRUNCATION_TMP, &frame::segment_name(header.epoch)).map_err(failed)?;
+        store.sync_dir().map_err(failed)?;
+        for epoch in segment::list_segments(&*store)? {
+            if epoch > header.epoch {
+                let spare = segment::spare_name(epoch, self.header.generation);
+                store.rename(&frame::segment_name(epoch), &spare).map_err(failed)?;
+            }
+        }
+        store.sync_dir().map_err(failed)?;
+        (self.header, self.file) = (header, file);
+        (self.offset, self.prev_crc, self.index) = (end.offset, end.prev_crc, end.index);
+        (self.next_lsn, self.synced_lsn) = (lsn + 1, lsn);
+        self.ready.clear();
+        Ok(())
     }
 }
 

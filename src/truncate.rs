@@ -232,14 +232,14 @@ impl TruncateQueue {
 
 /// Where the log is cut: behind the last batch that is kept whole.
 pub(crate) struct Place {
-    segment: Segment,
-    offset: u64,
+    pub(crate) segment: Segment,
+    pub(crate) offset: u64,
     /// Header checksum of that batch.
-    crc: u32,
+    pub(crate) crc: u32,
     /// The first record behind it. It is kept too where the cut goes through its batch.
-    next_lsn: u64,
+    pub(crate) next_lsn: u64,
     /// The batch that the cut goes through.
-    rest: VecDeque<(usize, Placed)>,
+    pub(crate) rest: VecDeque<(usize, Placed)>,
 }
 
 impl Place {

@@ -281,7 +281,10 @@ impl Surveyor<'_> {
         loop {
             let is_first = start == 0 && self.layout.is_all_open();
             let chain = match self.walk(start, self.tail)? {
-                None if is_first => return Err(self.unknown_start()),
+                None if is_first => {
+                    self.sweep(0, self.layout.opened[0].header.data_offset())?;
+                    return Err(self.unknown_start());
+                }
                 chain => chain,
             };
             let Some(mut chain) = chain else {

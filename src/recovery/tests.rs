@@ -1,8 +1,12 @@
 //! Recovery on hand-made logs: bounds, odd states, hostile bytes. What a crash of recovery itself
-//! leaves: [`crashes`]. Sector by sector: [`sectors`].
+//! leaves: [`crashes`]. Sector by sector: [`sectors`]. After trims, truncations, recycling and clean
+//! ends: [`trims`], [`generations`], [`lives`].
 
 mod crashes;
+mod generations;
+mod lives;
 mod sectors;
+mod trims;
 
 use std::sync::Arc;
 
@@ -13,7 +17,9 @@ use crate::disk::Store;
 use crate::error::OpenError;
 use crate::frame::segment_name;
 use crate::lsn::Lsn;
+use crate::mark::MARK_NAME;
 use crate::read::Reader;
+use crate::segment::spare_name;
 use crate::testing::{MemStore, Seeded, TestWriter, open};
 
 const SEGMENT_BYTES: u64 = 64 << 10;
@@ -68,7 +74,7 @@ fn a_new_log_opens_empty_and_again_in_place() {
     let again = open(&store, SEGMENT_BYTES).expect("opens");
     assert!(again.report.clean && !again.report.created);
     assert_eq!((again.next_lsn, again.offset, again.live.header.epoch), (1, 8192, 1));
-    assert_eq!(store.names().len(), 1);
+    assert_eq!(store.names(), [segment_name(1), MARK_NAME.to_owned()]);
 }
 
 #[test]
@@ -229,7 +235,7 @@ fn a_missing_segment_is_damage_and_a_foreign_one_is_not_touched() {
     other.put("x", vec![0; 99]);
     crashed(&other, 0, 0, 10);
     let copy = store.copy(4096);
-    copy.put(&segment_name(9), other.bytes(&segment_name(1)));
+    copy.put(&segment_name(8), other.bytes(&segment_name(1)));
     let before = copy.total_bytes();
     assert!(matches!(open(&copy, SEGMENT_BYTES), Err(OpenError::Foreign { .. })));
     assert_eq!(copy.total_bytes(), before);
@@ -275,10 +281,15 @@ fn more_unvouched_than_a_segment_takes_goes_into_a_larger_one() {
 fn ready_segments_of_another_size_are_replaced() {
     let store = MemStore::new(4096);
     crashed(&store, 2, 0, 100);
-    assert_eq!(store.names().len(), 3);
+    assert_eq!(store.names().len(), 4);
     let recovered = open(&store, 2 * SEGMENT_BYTES).expect("opens");
     assert!(recovered.report.clean && recovered.ready.is_empty());
-    assert_eq!(store.names().len(), 1);
+    let spares = [2, 3].map(|epoch| (spare_name(epoch, 0), SEGMENT_BYTES));
+    assert_eq!(recovered.spares, spares);
+    let (segments, others): (Vec<_>, Vec<_>) =
+        store.names().into_iter().partition(|name| name.ends_with(".seg"));
+    assert_eq!(segments, [segment_name(1)]);
+    assert_eq!(others, [spare_name(2, 0), spare_name(3, 0), MARK_NAME.to_owned()]);
 }
 
 #[test]

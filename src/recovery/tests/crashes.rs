@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{SEGMENT_BYTES, check, crashed, payload};
 use crate::frame::segment_name;
+use crate::segment::spare_name;
 use crate::testing::{MemStore, TestWriter, open};
 
 /// Logs that a crash left in different states, the number of records that must survive, and the
@@ -96,7 +97,7 @@ fn names_change_in_an_order_that_no_crash_can_mistake() {
         sync(),
     ];
     for epoch in [7, 6, 5, 4, 3, 2] {
-        expected.extend([name("remove", epoch), sync()]);
+        expected.extend([format!("rename {}", spare_name(epoch, 0)), sync()]);
     }
     assert_eq!(store.take_names_done(), expected);
 }

@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
-use super::{SEGMENT_BYTES, payload};
+use super::{SEGMENT_BYTES, inspect, payload};
 use crate::disk::Store;
 use crate::error::{OpenError, ReadError};
 use crate::frame::segment_name;
 use crate::lsn::Lsn;
+use crate::mark::MARK_NAME;
 use crate::read::Reader;
 use crate::testing::{MemStore, TestWriter, open};
 
@@ -42,6 +43,8 @@ struct Image {
     end: u64,
     last: u64,
     vouched: u64,
+    /// What the footer of segment 1 would be.
+    footer: Vec<u8>,
 }
 
 /// The size of record `lsn` in bytes: small ones, and from time to time one of several blocks.
@@ -52,6 +55,7 @@ fn size(lsn: u64) -> usize {
 fn image(block_bytes: usize, clean: bool) -> Image {
     let store = MemStore::new(block_bytes);
     let mut writer = TestWriter::open(&store, SEGMENT_BYTES);
+    writer.keeps_footers = true;
     let data_offset = writer.header.data_offset();
     let mut batches: Vec<(u64, u64, u64, u64, u64)> = Vec::new();
     let mut write = |writer: &mut TestWriter, count: u64| {
@@ -61,7 +65,9 @@ fn image(block_bytes: usize, clean: bool) -> Image {
             writer.sync_then_batch(&records.iter().map(|record| &**record).collect::<Vec<_>>());
         batches.push((writer.header.epoch, offset, writer.offset, first, first + count - 1));
     };
+    let mut footer = Vec::new();
     while writer.header.epoch == 1 {
+        footer = writer.footer();
         let count = 1 + writer.next_lsn % 3;
         write(&mut writer, count);
     }
@@ -96,22 +102,25 @@ fn image(block_bytes: usize, clean: bool) -> Image {
         let rest = [Kind::SealedRest, Kind::Behind, Kind::Ready][epoch as usize - 1];
         spans.push((epoch, at, SEGMENT_BYTES, rest));
     }
-    Image { store, spans, end: writer.offset, last, vouched }
+    Image { store, spans, end: writer.offset, last, vouched, footer }
 }
 
 fn spoil(store: &MemStore, epoch: u64, sector: u64, pattern: usize) -> bool {
-    let name = segment_name(epoch);
-    let before = store.bytes(&name);
+    spoil_file(store, &segment_name(epoch), sector, pattern)
+}
+
+fn spoil_file(store: &MemStore, name: &str, sector: u64, pattern: usize) -> bool {
+    let before = store.bytes(name);
     let (at, len) = (sector as usize, SECTOR as usize);
     match pattern {
-        0 => store.alter(&name, at, len, |byte| !byte),
-        1 => store.alter(&name, at, len, |_| 0),
+        0 => store.alter(name, at, len, |byte| !byte),
+        1 => store.alter(name, at, len, |_| 0),
         // One bit, in the sector's first, middle and last byte.
-        2 => store.alter(&name, at, 1, |byte| byte ^ 1),
-        3 => store.alter(&name, at + 200, 1, |byte| byte ^ 0x80),
-        _ => store.alter(&name, at + len - 1, 1, |byte| byte ^ 0x10),
+        2 => store.alter(name, at, 1, |byte| byte ^ 1),
+        3 => store.alter(name, at + 200, 1, |byte| byte ^ 0x80),
+        _ => store.alter(name, at + len - 1, 1, |byte| byte ^ 0x10),
     }
-    store.bytes(&name) != before
+    store.bytes(name) != before
 }
 
 /// Everything from record 1 on that can be read, and the error that ended it.
@@ -232,7 +241,8 @@ fn every_sector_of_a_crashed_log_of_small_blocks() {
     every_sector(512, false);
 }
 
-/// Both copies of a header gone: the segment cannot be read, whichever it is.
+/// Both copies of a header gone: the segment cannot be read. Opening does not look at one before
+/// the tail; who reads there finds out.
 #[test]
 fn both_copies_of_a_header_are_damage() {
     let image = image(4096, true);
@@ -242,12 +252,80 @@ fn both_copies_of_a_header_are_damage() {
             spoil(&store, epoch, 0, pattern);
             spoil(&store, epoch, 4096, pattern);
             let before = store.total_bytes();
-            let Err(OpenError::Damaged(damage)) = open(&store, SEGMENT_BYTES) else {
-                panic!("segment {epoch}: no damage")
+            let damage = match open(&store, SEGMENT_BYTES) {
+                Ok(_) if epoch == 1 => {
+                    let dyn_store: Arc<dyn Store> = store.clone();
+                    let last = image.last;
+                    let reader = Reader::new(dyn_store, Box::new(move || last), Lsn::FIRST);
+                    match reader.and_then(|mut reader| reader.next_record().map(|_| ())) {
+                        Err(ReadError::Damaged(damage)) => damage,
+                        other => panic!("no damage: {other:?}"),
+                    }
+                }
+                Err(OpenError::Damaged(damage)) => {
+                    assert_eq!(store.total_bytes(), before);
+                    damage
+                }
+                other => panic!("segment {epoch}: no damage: {:?}", other.map(|r| r.report)),
             };
             assert_eq!(damage.offset, 0);
             assert_eq!(damage.segment.file_name().unwrap().to_str(), Some(&*segment_name(epoch)));
+        }
+    }
+}
+
+/// Of the mark, both slots say the same: each serves alone, and without both nothing tells what the
+/// log holds.
+#[test]
+fn every_sector_of_the_mark() {
+    for block_bytes in [512, 4096] {
+        let image = image(block_bytes, true);
+        let bytes = image.store.bytes(MARK_NAME).len() as u64;
+        let slots = [0, 65536];
+        for pattern in 0..5 {
+            for sector in (0..bytes).step_by(SECTOR as usize) {
+                let store = image.store.copy(block_bytes);
+                spoil_file(&store, MARK_NAME, sector, pattern);
+                let report = open(&store, SEGMENT_BYTES).expect("the other slot serves").report;
+                assert!(report.clean && report.torn.is_none());
+                assert_eq!(report.last_lsn.get(), image.last);
+                assert_eq!(read(&store, image.last).0, image.last);
+            }
+            let store = image.store.copy(block_bytes);
+            let changed = slots.map(|at| spoil_file(&store, MARK_NAME, at, pattern));
+            if changed != [true; 2] {
+                continue;
+            }
+            let before = store.total_bytes();
+            let Err(OpenError::Damaged(damage)) = open(&store, SEGMENT_BYTES) else {
+                panic!("no damage")
+            };
+            assert!(damage.segment.ends_with(MARK_NAME), "{damage}");
             assert_eq!(store.total_bytes(), before);
+        }
+    }
+}
+
+/// A footer is a cache: whatever becomes of it, the log opens and reads the same.
+#[test]
+fn every_sector_of_a_footer() {
+    for block_bytes in [512, 4096] {
+        let image = image(block_bytes, true);
+        let name = segment_name(1);
+        let mut footer = image.footer.clone();
+        footer.resize(block_bytes, 0);
+        let at = SEGMENT_BYTES - block_bytes as u64;
+        image.store.splice(&name, at as usize, &footer);
+        for sector in (at..SEGMENT_BYTES).step_by(SECTOR as usize) {
+            for pattern in 0..5 {
+                let store = image.store.copy(block_bytes);
+                spoil(&store, 1, sector, pattern);
+                let report = open(&store, SEGMENT_BYTES).expect("opens").report;
+                assert!(report.clean && report.torn.is_none());
+                assert_eq!(read(&store, image.last).0, image.last);
+                let seen = inspect(&*store).expect("a log");
+                assert_eq!(seen.segments[0].first_lsn, Some(Lsn::FIRST));
+            }
         }
     }
 }
