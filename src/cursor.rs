@@ -222,7 +222,7 @@ impl Cursor {
             return Ok(());
         }
         let settled = self.place.is_settled(mark)?;
-        let durable = recovery::inspect(&*self.place.store)?.vouched_lsn.get();
+        let durable = recovery::vouched_lsn(&*self.place.store)?;
         self.end = settled.then_some((mark.generation, durable));
         within(to, durable)
     }

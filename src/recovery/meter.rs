@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::BackendInfo;
 use crate::disk::{Access, DeviceFacts, Disk, File, LockError, LockGuard, Store};
-use crate::error::OpenError;
+use crate::error::{IoError, OpenError};
 use crate::options::Options;
 
 /// Everything is passed on to the store inside.
@@ -40,6 +40,9 @@ impl Store for Meter<'_> {
     }
     fn lock(&self) -> Result<LockGuard, LockError> {
         self.inner.lock()
+    }
+    fn lock_cursors(&self) -> Result<LockGuard, IoError> {
+        self.inner.lock_cursors()
     }
     fn list(&self) -> io::Result<Vec<String>> {
         self.inner.list()
