@@ -24,7 +24,7 @@ use crate::rings::RingSet;
 use crate::segment::{ScanError, system_entropy};
 use crate::shared::{ASK_CLOSE, EntropySource, Limits, Shared, SharedParts};
 use crate::space::{Space, Start};
-use crate::spares::{Spares, list_spares};
+use crate::spares::Spares;
 use crate::stats::{Housekeeping, Stats};
 use crate::ticket::Ticket;
 use crate::timing::BatchTiming;
@@ -394,7 +394,7 @@ impl Parts {
         let window_records = options.window();
         let next_epoch = recovered.live.header.epoch + 1 + recovered.ready.len() as u64;
         check_max_bytes(options, &limits)?;
-        let spares = Spares::new(list_spares(&*store)?);
+        let spares = Spares::new(recovered.spares);
         let files = Files::new(recovered.mark, next_epoch, spares);
         let extent = Extent::new(files, recovered.live.header.epoch);
         extent.set_live_payload_bytes(recovered.index.footer().payload_bytes);

@@ -16,8 +16,6 @@ mod pace;
 mod policies;
 mod recycling;
 mod removing;
-#[cfg(test)]
-mod tests;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -197,15 +197,6 @@ pub(crate) fn spare_name(epoch: u64, number: u64) -> String {
     format!("{epoch:020}-{number}{SPARE_SUFFIX}")
 }
 
-/// Whether a name is one of those.
-pub(crate) fn is_spare_name(name: &str) -> bool {
-    let Some(stem) = name.strip_suffix(SPARE_SUFFIX) else { return false };
-    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    stem.split_once('-').is_some_and(|(epoch, number)| {
-        epoch.len() == 20 && digits(epoch) && digits(number) && number.len() <= 20
-    })
-}
-
 /// The name under which the segment `epoch` is prepared.
 pub(crate) fn tmp_name(epoch: u64) -> String {
     frame::segment_name(epoch) + TMP_SUFFIX

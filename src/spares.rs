@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::io;
 
 use crate::disk::{Access, Store};
-use crate::error::IoError;
 use crate::frame;
 use crate::segment;
 
@@ -109,17 +108,4 @@ impl Spares {
             number += 1;
         }
     }
-}
-
-/// The spare files in the directory, with their sizes.
-pub(crate) fn list_spares(store: &dyn Store) -> Result<Vec<(String, u64)>, IoError> {
-    let names = store.list().map_err(|e| IoError::new("list", segment::dir_path(store), e))?;
-    let mut spares = Vec::new();
-    for name in names.into_iter().filter(|name| segment::is_spare_name(name)) {
-        let size = store.open(&name, Access::Read).and_then(|file| file.len());
-        let bytes = size.map_err(|e| IoError::new("read the size of", store.path(&name), e))?;
-        spares.push((name, bytes));
-    }
-    spares.sort();
-    Ok(spares)
 }
