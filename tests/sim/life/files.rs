@@ -70,7 +70,10 @@ impl Life<'_> {
         let last = match outcome {
             Ok(last) => last.get(),
             Err(error) => {
-                assert!(self.may_fail() || self.may_lack_space(), "truncating after {keep}: {error}");
+                assert!(
+                    self.may_fail() || self.may_lack_space(),
+                    "truncating after {keep}: {error}"
+                );
                 if self.log.poison().is_none() && !self.world.disk.crashed() {
                     // Nothing was touched.
                     self.world.model.cutting = None;
