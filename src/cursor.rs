@@ -7,13 +7,13 @@
 
 use core::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::commit::Level;
 use crate::disk::os::OsStore;
 use crate::disk::{LockGuard, Store};
-use crate::error::{Damage, IoError, OpenError, ReadError};
+use crate::error::{Damage, IoError, OpenError};
 use crate::fork::ForkGuard;
 use crate::frame::{LogId, get_u64};
 use crate::log::Log;
@@ -23,6 +23,8 @@ use crate::recovery;
 use crate::segment::{self, ScanError, Segment};
 use crate::shared::Shared;
 use crate::slots::{self, Kind, Slot, SlotFile};
+
+pub use error::CursorError;
 
 /// What follows a cursor's name in the name of its file.
 pub(crate) const CURSOR_SUFFIX: &str = ".cursor";
@@ -126,7 +128,7 @@ impl Cursor {
             None => (place.create(name, mark.first_lsn)?, mark.first_lsn),
         };
         let durable = Some(file.sequence());
-        let generation = mark.generation;
+        let generation = place.generation(&mark)?;
         Ok(Cursor { place, name: name.to_owned(), position, generation, durable, end: None })
     }
 
@@ -156,8 +158,9 @@ impl Cursor {
         let (mut file, stands) = self.find()?;
         let before = core::mem::replace(&mut self.position, stands);
         self.durable = Some(file.sequence());
-        if mark.generation != self.generation {
-            self.generation = mark.generation;
+        let generation = self.place.generation(&mark)?;
+        if generation != self.generation {
+            self.generation = generation;
             // A truncation that came before the last one left its trace in the position.
             let back = if stands < before { stands - 1 } else { u64::MAX };
             let last = mark.truncated_after.min(back);
@@ -184,7 +187,7 @@ impl Cursor {
         let (mut file, stands) = self.find()?;
         self.position = stands;
         self.durable = Some(file.sequence());
-        self.generation = mark.generation;
+        self.generation = self.place.generation(&mark)?;
         let to = if to == Lsn::NONE { mark.first_lsn } else { to.get() };
         self.check_range(to, &mark)?;
         self.write(&mut file, to)
@@ -216,14 +219,14 @@ impl Cursor {
             return within(to, durable);
         }
         if let Some((generation, durable)) = self.end
-            && generation == mark.generation
+            && generation == self.generation
             && to <= durable + 1
         {
             return Ok(());
         }
-        let settled = self.place.is_settled(mark)?;
         let durable = recovery::vouched_lsn(&*self.place.store)?;
-        self.end = settled.then_some((mark.generation, durable));
+        // Only what was seen after the last truncation was complete may be remembered.
+        self.end = (self.generation == mark.generation).then_some((mark.generation, durable));
         within(to, durable)
     }
 }
@@ -369,14 +372,15 @@ impl Place {
         }
     }
 
-    /// Whether the generation that the mark tells of has begun: its truncation is complete, and what is
-    /// seen from now on is of that generation.
-    fn is_settled(&self, mark: &Mark) -> Result<bool, CursorError> {
+    /// The generation that the log is in. The mark tells of the next one already while a truncation is
+    /// under way, or where one came to nothing: what begins it is a segment.
+    fn generation(&self, mark: &Mark) -> Result<u64, CursorError> {
         if mark.generation == 0 || mark.generation_epoch < mark.first_epoch {
-            return Ok(true);
+            return Ok(mark.generation);
         }
         let segment = Segment::open_if_there(&*self.store, mark.generation_epoch)?;
-        Ok(segment.is_some_and(|(segment, _)| segment.header.generation >= mark.generation))
+        let begun = segment.is_some_and(|(found, _)| found.header.generation >= mark.generation);
+        Ok(if begun { mark.generation } else { mark.generation - 1 })
     }
 }
 
@@ -489,127 +493,6 @@ fn get_position(content: &[u8]) -> Option<u64> {
     (content.len() == 8).then(|| get_u64(content, 0)).filter(|&position| position > 0)
 }
 
-/// Why a cursor could not be opened, moved or removed. Unless said otherwise it stands where it stood.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum CursorError {
-    /// The name is none: 1 to 100 bytes of `[A-Za-z0-9._-]`, not starting with `.` or `-`.
-    InvalidName {
-        /// What was given.
-        name: String,
-    },
-    /// There is no cursor of that name, or it was removed since the handle was made.
-    NotFound {
-        /// The cursor's name.
-        name: String,
-    },
-    /// There is no log in the directory.
-    NoLog {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// The log starts later than where the cursor should go.
-    Trimmed {
-        /// The first number that the log still holds.
-        first: Lsn,
-    },
-    /// A cursor stands at most one behind the last record that is durable.
-    BeyondEnd {
-        /// The last record that is known to be durable.
-        durable: Lsn,
-    },
-    /// The log was truncated since this handle last looked: what the cursor should pass was cut. The
-    /// handle stands where the cursor was taken back to, and may go on from there.
-    Truncated {
-        /// The last record that was kept.
-        last: Lsn,
-    },
-    /// The cursor's file, or the log's mark, is damaged. Removing the cursor and making it anew mends
-    /// the former.
-    Damaged(Damage),
-    /// A file is not what its name says: the cursor of another log, a symbolic link.
-    Foreign {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// This is a forked child of the process that opened the cursor or the log.
-    Forked,
-    /// The system refused something. If it was a write, either position may be found again.
-    Io(IoError),
-}
-
-impl fmt::Display for CursorError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::InvalidName { name } => write!(
-                f,
-                "{name:?} is no name for a cursor: 1 to {NAME_BYTES_MAX} letters, digits, '.', '_' or \
-                 '-', the first not '.' or '-'"
-            ),
-            Self::NotFound { name } => write!(f, "there is no cursor {name:?}"),
-            Self::NoLog { dir } => write!(f, "there is no log in {}", dir.display()),
-            Self::Trimmed { first } => {
-                write!(f, "the log starts at {first}; a cursor cannot stand before that")
-            }
-            Self::BeyondEnd { durable } => write!(
-                f,
-                "the last durable record is {durable}; a cursor stands at most at {}",
-                durable.next()
-            ),
-            Self::Truncated { last } => write!(
-                f,
-                "the log was truncated after record {last}, below where the cursor should go; go on \
-                 from {}",
-                last.next()
-            ),
-            Self::Damaged(damage) => damage.fmt(f),
-            Self::Foreign { path, reason } => {
-                write!(f, "{} does not belong here: {reason}; move it away", path.display())
-            }
-            Self::Forked => f.write_str(
-                "this process was forked from the one that opened the cursor; open it here instead",
-            ),
-            Self::Io(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for CursorError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Damaged(damage) => Some(damage),
-            Self::Io(error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
-impl From<IoError> for CursorError {
-    fn from(error: IoError) -> Self {
-        CursorError::Io(error)
-    }
-}
-
-impl From<ScanError> for CursorError {
-    fn from(error: ScanError) -> Self {
-        ReadError::from(error).into()
-    }
-}
-
-impl From<ReadError> for CursorError {
-    fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::Damaged(damage) => CursorError::Damaged(damage),
-            ReadError::Foreign { path, reason } => CursorError::Foreign { path, reason },
-            ReadError::NotFound { dir } => CursorError::NoLog { dir },
-            ReadError::Trimmed { first } => CursorError::Trimmed { first },
-            ReadError::Truncated { last } => CursorError::Truncated { last },
-            ReadError::Io(error) => CursorError::Io(error),
-        }
-    }
-}
-
+mod error;
 #[cfg(test)]
 mod tests;

@@ -148,8 +148,10 @@ fn unpack(text: &str, dir: &Path) {
 
 fn pack(dir: &Path) -> String {
     let mut text = String::new();
-    let mut names: Vec<_> =
-        fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry").path()).collect();
+    let mut names: Vec<_> = fs::read_dir(dir)
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
     names.sort();
     for path in names {
         let name = path.file_name().and_then(|name| name.to_str()).expect("a name");

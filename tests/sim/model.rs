@@ -144,7 +144,8 @@ impl Model {
         for cursor in found {
             let may_be = self.cursors.get(&cursor.name).expect("a cursor that nobody made");
             let at = cursor.position.get();
-            let fits = |may_be: &Option<u64>| may_be.is_some_and(|may_be| may_be.min(last + 1) == at);
+            let fits =
+                |may_be: &Option<u64>| may_be.is_some_and(|may_be| may_be.min(last + 1) == at);
             assert!(may_be.iter().any(fits), "cursor {} at {at}: {may_be:?}", cursor.name);
         }
         for (name, positions) in &self.cursors {

@@ -239,7 +239,8 @@ impl World {
         let found = log.last_lsn().get();
         if self.killed {
             let cut = log.generation() != self.model.generation;
-            let owed = if cut { self.model.cutting.unwrap_or(u64::MAX) } else { self.model.durable };
+            let owed =
+                if cut { self.model.cutting.unwrap_or(u64::MAX) } else { self.model.durable };
             assert!(found >= owed, "LOST: a crash in recovery (step {at})");
         } else {
             assert_eq!(found, last, "a crash in recovery (step {at}) changes the log");

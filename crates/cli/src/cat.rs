@@ -2,40 +2,68 @@
 
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use uringlog::{Lsn, ReadError, Reader, Record};
+use uringlog::{Lsn, Reader};
 
 use crate::exit::{Failure, note};
-use crate::{newline, units};
+use crate::places::{self, Back};
+use crate::records::{FormArgs, Printer, Shown};
+use crate::units;
 
 /// Arguments of `uringlog cat`.
 #[derive(clap::Args)]
+#[command(
+    after_help = "A time is RFC 3339 (2026-01-31T12:00:00Z, with an offset such as +02:00, or \
+    a date alone), or so long ago: 90s, 5m, 2h, 3d, 1w."
+)]
 pub struct Args {
     /// The log's directory
     dir: PathBuf,
-    /// Number of the first record to print [default: the first that the log holds]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    from: Option<u64>,
+    #[command(flatten)]
+    start: StartArgs,
+    /// Stops before the first record written at this time or later
+    #[arg(long, value_name = "TIME", value_parser = units::parse_time)]
+    until: Option<SystemTime>,
     /// Prints at most so many records
     #[arg(long, value_name = "N")]
     max: Option<u64>,
-    /// One JSON object a line: lsn, time, bytes, and text (or base64 where it is not UTF-8)
-    #[arg(long, conflicts_with = "raw")]
-    json: bool,
-    /// The payloads alone, nothing between them
+    /// Newest first: from the last record, or from --from, down
     #[arg(long)]
-    raw: bool,
+    reverse: bool,
+    #[command(flatten)]
+    form: FormArgs,
+}
+
+/// Where to start.
+#[derive(clap::Args, Clone, Copy)]
+#[group(multiple = false)]
+pub struct StartArgs {
+    /// Number of the first record to print [default: the first that the log holds]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub from: Option<u64>,
+    /// Only the last N records
+    #[arg(long, value_name = "N")]
+    pub last: Option<u64>,
+    /// Only what was written at this time or later
+    #[arg(long, value_name = "TIME", value_parser = units::parse_time)]
+    pub since: Option<SystemTime>,
 }
 
 /// Runs `uringlog cat`.
 pub fn run(args: Args) -> Result<(), Failure> {
-    let mut reader = open(&args)?;
-    let mut out = BufWriter::with_capacity(OUT_BYTES, io::stdout().lock());
+    let out = BufWriter::with_capacity(OUT_BYTES, io::stdout().lock());
+    let mut printer = Printer::new(out, args.form, false);
+    let printed = match args.reverse {
+        true => print_back(&args, &mut printer),
+        false => print_records(&args, &mut printer),
+    };
     // What was read before an error is printed before the error.
-    let printed = print_records(&args, &mut reader, &mut out);
-    let flushed = out.flush().map_err(|error| Failure::output(&error));
-    let (last, at_end) = printed?;
-    flushed?;
+    let at_end = matches!(printed, Ok(true)) && !args.reverse;
+    let flushed = printer.finish(at_end.then_some(&args.dir));
+    let last = printer.last;
+    printed?;
+    flushed.map_err(|error| Failure::output(&error))?;
     if at_end {
         note_unvouched(&args.dir, last);
     }
@@ -44,57 +72,60 @@ pub fn run(args: Args) -> Result<(), Failure> {
 
 const OUT_BYTES: usize = 256 << 10;
 
-/// Opens the log from `--from`, or from wherever it starts.
-fn open(args: &Args) -> Result<Reader, ReadError> {
-    // No number stands for the first that there is.
-    Reader::open_dir(&args.dir, args.from.map_or(Lsn::NONE, Lsn::new))
+/// Opens the log where `start` says; by default at the first record that it holds.
+pub fn open(dir: &Path, start: StartArgs) -> Result<Reader, Failure> {
+    Ok(match start {
+        StartArgs { last: Some(n), .. } => places::last(dir, n)?,
+        StartArgs { since: Some(time), .. } => places::since(dir, time)?,
+        // No number stands for the first that there is.
+        StartArgs { from, .. } => Reader::open_dir(dir, from.map_or(Lsn::NONE, Lsn::new))?,
+    })
 }
 
-/// Prints records; returns the last one's number, and whether the log ends there.
-fn print_records(
-    args: &Args,
-    reader: &mut Reader,
-    out: &mut impl Write,
-) -> Result<(Lsn, bool), Failure> {
-    let lines = !args.json && !args.raw;
-    let mut left = args.max.unwrap_or(u64::MAX);
-    let mut last = Lsn::NONE;
-    // Whether the last record still needs its newline: it gets none when the text it came from had
-    // none, which is known once nothing follows it.
-    let mut owes_newline = false;
+/// Prints records in order; returns whether the log ends behind them.
+fn print_records(args: &Args, printer: &mut Printer<impl Write>) -> Result<bool, Failure> {
+    let mut reader = open(&args.dir, args.start)?;
+    let mut left = args.max.unwrap_or(u64::MAX).min(args.start.last.unwrap_or(u64::MAX));
     while left > 0 {
-        let Some(record) = reader.next_record()? else {
-            if owes_newline && !newline::is_marked(&args.dir, last) {
-                out.write_all(b"\n").map_err(|error| Failure::output(&error))?;
-            }
-            return Ok((last, true));
-        };
-        let printed = if owes_newline { out.write_all(b"\n") } else { Ok(()) };
-        printed.and_then(|()| print_record(args, &record, out)).map_err(|e| Failure::output(&e))?;
-        (last, owes_newline) = (record.lsn(), lines);
+        let Some(record) = reader.next_record()? else { return Ok(true) };
+        let record = Shown::from(&record);
+        if args.until.is_some_and(|until| record.written_at >= until) {
+            return Ok(false);
+        }
+        printer.print(record).map_err(|error| Failure::output(&error))?;
         left -= 1;
     }
-    if owes_newline {
-        out.write_all(b"\n").map_err(|error| Failure::output(&error))?;
-    }
-    Ok((last, false))
+    // The log may end here all the same, and then its last line may have no newline.
+    Ok(args.max.is_none() && reader.next_record()?.is_none())
 }
 
-fn print_record(args: &Args, record: &Record<'_>, out: &mut impl Write) -> io::Result<()> {
-    let payload = record.payload();
-    if !args.json {
-        return out.write_all(payload);
-    }
-    let (lsn, time) = (record.lsn(), units::rfc3339(record.written_at()));
-    write!(out, r#"{{"lsn":{lsn},"time":"{time}","bytes":{},"#, payload.len())?;
-    match std::str::from_utf8(payload) {
-        Ok(text) => {
-            out.write_all(br#""text":"#)?;
-            serde_json::to_writer(&mut *out, text)?;
-            out.write_all(b"}\n")
+/// Prints records newest first.
+fn print_back(args: &Args, printer: &mut Printer<impl Write>) -> Result<bool, Failure> {
+    let mut back = Back::open(&args.dir, args.start.from.map(Lsn::new))?;
+    let mut left = args.max.unwrap_or(u64::MAX).min(args.start.last.unwrap_or(u64::MAX));
+    while left > 0 {
+        let step = back.next_record(|record| {
+            if args.start.since.is_some_and(|since| record.written_at < since) {
+                return Ok(Step::Done);
+            }
+            if args.until.is_some_and(|until| record.written_at >= until) {
+                return Ok(Step::Skipped);
+            }
+            printer.print(record).map(|()| Step::Printed)
+        })?;
+        match step.transpose().map_err(|error| Failure::output(&error))? {
+            None | Some(Step::Done) => break,
+            Some(Step::Skipped) => {}
+            Some(Step::Printed) => left -= 1,
         }
-        Err(_) => writeln!(out, r#""base64":"{}"}}"#, base64(payload)),
     }
+    Ok(false)
+}
+
+enum Step {
+    Printed,
+    Skipped,
+    Done,
 }
 
 /// Says when more can be read than what is known to be durable.
@@ -108,35 +139,5 @@ fn note_unvouched(dir: &Path, last: Lsn) {
             found.vouched_lsn.max(last).next(),
             found.last_lsn
         ));
-    }
-}
-
-/// Base64 of `bytes` with padding (RFC 4648).
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let byte = |at: usize| u32::from(chunk.get(at).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for place in 0..4 {
-            let index = (bits >> (18 - 6 * place) & 63) as usize;
-            out.push(if place <= chunk.len() { char::from(ALPHABET[index]) } else { '=' });
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::base64;
-
-    #[test]
-    fn base64_is_that_of_the_rfc() {
-        for (bytes, text) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
-        {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-        assert_eq!(base64(&[0xff, 0xfe, 0x00]), "//4A");
     }
 }

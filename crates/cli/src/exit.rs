@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use uringlog::{AppendError, CloseError, OpenError, ReadError, WaitError};
+use uringlog::{AppendError, CloseError, CursorError, OpenError, ReadError, WaitError};
 
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
@@ -79,6 +79,16 @@ impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Damaged(damage) => Failure::Damage(damage.to_string()),
+            error => Failure::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<CursorError> for Failure {
+    fn from(error: CursorError) -> Self {
+        match error {
+            CursorError::Damaged(damage) => Failure::Damage(damage.to_string()),
+            CursorError::InvalidName { .. } => Failure::Usage(error.to_string()),
             error => Failure::Failed(error.to_string()),
         }
     }

@@ -1,7 +1,7 @@
 //! The command `uringlog`: puts lines into a log, gets them out, looks at a log, and measures the
 //! machine's own disk.
 //!
-//! [`append`], [`cat`], [`info`] and [`mod@bench`] each own one subcommand; [`exit`] owns what the
+//! [`append`], [`cat`], [`tail`], [`cursor`], [`info`] and [`mod@bench`] each own one subcommand; [`exit`] owns what the
 //! process ends with, [`signals`] how Ctrl-C reaches a command.
 #![deny(unsafe_code)]
 
@@ -9,11 +9,15 @@ mod append;
 mod bench;
 mod cat;
 mod choices;
+mod cursor;
 mod exit;
 mod info;
 mod lines;
 mod newline;
+mod places;
+mod records;
 mod signals;
+mod tail;
 mod units;
 
 use std::process::ExitCode;
@@ -28,6 +32,8 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Append(args) => append::run(args),
         Command::Cat(args) => cat::run(args),
+        Command::Tail(args) => tail::run(args),
+        Command::Cursor(args) => cursor::run(args),
         Command::Info(args) => info::run(args),
         Command::Bench(args) => bench::run(args),
     };
@@ -54,6 +60,10 @@ enum Command {
     Append(append::Args),
     /// Prints the records of a log
     Cat(cat::Args),
+    /// Prints the last records, and with -f those that come
+    Tail(tail::Args),
+    /// Lists, sets and removes cursors: named positions of consumers
+    Cursor(cursor::Args),
     /// Describes a log: numbers, segments, sizes, torn tail, writer, memory
     Info(info::Args),
     /// Measures this machine's disk through a log and beside it with a bare loop

@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::{flag, low_level};
 
@@ -21,6 +22,17 @@ pub fn survive_file_size_limits() -> io::Result<()> {
 pub struct Interrupt {
     raised: Arc<AtomicBool>,
     wake: Arc<UnixStream>,
+}
+
+/// What ended a pause.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Woken {
+    /// The time.
+    Time,
+    /// A signal.
+    Signal,
+    /// Nobody reads the output any more.
+    Closed,
 }
 
 impl Interrupt {
@@ -41,6 +53,26 @@ impl Interrupt {
     pub fn is_raised(&self) -> bool {
         // Relaxed: nothing else is handed over with the flag.
         self.raised.load(Ordering::Relaxed)
+    }
+
+    /// Blocks for `time`, or until a signal came or nobody reads `out` any more.
+    pub fn pause(&self, out: BorrowedFd<'_>, time: Duration) -> io::Result<Woken> {
+        let mut fds = [
+            // Nothing is asked for: that the other end is gone is told all the same.
+            PollFd::new(&out, PollFlags::empty()),
+            PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN),
+        ];
+        let timeout =
+            Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if self.is_raised() {
+            return Ok(Woken::Signal);
+        }
+        let closed = fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL);
+        Ok(if closed { Woken::Closed } else { Woken::Time })
     }
 
     /// Blocks until `fd` can be read (or has ended) or a signal came.

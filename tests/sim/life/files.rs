@@ -81,7 +81,10 @@ impl Life<'_> {
                 return;
             }
             Err(error) => {
-                assert!(self.may_fail() || self.may_lack_space(), "truncating after {keep}: {error}");
+                assert!(
+                    self.may_fail() || self.may_lack_space(),
+                    "truncating after {keep}: {error}"
+                );
                 if self.log.poison().is_none() && !self.world.disk.crashed() {
                     // Nothing was touched.
                     self.world.model.cutting = None;

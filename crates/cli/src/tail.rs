@@ -1,0 +1,158 @@
+//! `uringlog tail`: the last records of a log, and with `-f` those that come, from whichever process
+//! writes them.
+
+use std::io::{self, BufWriter, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use uringlog::{Lsn, ReadError, Reader};
+
+use crate::cat::{self, StartArgs};
+use crate::exit::{Failure, note};
+use crate::records::{FormArgs, Printer, Shown};
+use crate::signals::{Interrupt, Woken};
+
+/// Arguments of `uringlog tail`.
+#[derive(clap::Args)]
+#[command(
+    after_help = "With -f it goes on until Ctrl-C, or until nobody reads its output any more: \
+    also while nobody writes, and when the writer ends, crashes and starts again. A time is RFC 3339 \
+    or so long ago, as for `uringlog cat`."
+)]
+pub struct Args {
+    /// The log's directory
+    dir: PathBuf,
+    /// Prints records as they become durable
+    #[arg(short, long)]
+    follow: bool,
+    #[command(flatten)]
+    start: StartArgs,
+    #[command(flatten)]
+    form: FormArgs,
+}
+
+/// Records that are printed when nothing else is asked for.
+const LAST: u64 = 10;
+
+/// Runs `uringlog tail`.
+pub fn run(args: Args) -> Result<(), Failure> {
+    let mut start = args.start;
+    if start.from.is_none() && start.since.is_none() {
+        start.last = start.last.or(Some(LAST));
+    }
+    let reader = cat::open(&args.dir, start)?;
+    let out = BufWriter::with_capacity(OUT_BYTES, io::stdout().lock());
+    let mut printer = Printer::new(out, args.form, args.follow);
+    if args.follow {
+        return follow(&args.dir, reader, &mut printer);
+    }
+    let printed = drain(&args.dir, reader, &mut printer);
+    let flushed = printer.finish(printed.is_ok().then_some(&args.dir));
+    printed?;
+    flushed.map_err(|error| Failure::output(&error))
+}
+
+const OUT_BYTES: usize = 64 << 10;
+
+fn drain(
+    _dir: &Path,
+    mut reader: Reader,
+    printer: &mut Printer<impl Write>,
+) -> Result<(), Failure> {
+    while let Some(record) = reader.next_record()? {
+        printer.print(Shown::from(&record)).map_err(|error| Failure::output(&error))?;
+    }
+    Ok(())
+}
+
+/// Prints what there is and what comes, until a signal or until nobody reads it any more.
+fn follow(dir: &Path, reader: Reader, printer: &mut Printer<impl Write>) -> Result<(), Failure> {
+    let interrupt = Interrupt::install()
+        .map_err(|error| Failure::Failed(format!("cannot watch for signals: {error}")))?;
+    let stdout = io::stdout();
+    let mut source =
+        Source { dir: dir.to_owned(), next: reader.next_lsn(), reader: Some(reader), failures: 0 };
+    let mut pause = PAUSE_MIN;
+    loop {
+        let mut quiet = true;
+        while !interrupt.is_raised() {
+            let printed = source.next(|record| printer.print(record))?;
+            let Some(printed) = printed else { break };
+            printed.map_err(|error| Failure::output(&error))?;
+            quiet = false;
+        }
+        printer.flush().map_err(|error| Failure::output(&error))?;
+        pause = if quiet { (pause * 2).min(PAUSE_MAX) } else { PAUSE_MIN };
+        match interrupt.pause(stdout.as_fd(), pause) {
+            Ok(Woken::Time) => {}
+            Ok(Woken::Signal) => return Ok(()),
+            Ok(Woken::Closed) => return Err(Failure::OutputClosed),
+            Err(error) => return Err(Failure::Failed(format!("cannot wait: {error}"))),
+        }
+    }
+}
+
+/// Between two looks for new records.
+const PAUSE_MIN: Duration = Duration::from_millis(2);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// Gives records in order, over trims, truncations and restarts of the writer.
+struct Source {
+    dir: PathBuf,
+    /// The record to give next.
+    next: Lsn,
+    reader: Option<Reader>,
+    /// Errors since the last look that succeeded.
+    failures: u32,
+}
+
+/// A writer that starts again changes files under a reader: an error counts when it stays.
+const FAILURES_MAX: u32 = 20;
+
+impl Source {
+    /// Hands the next record to `take`; none where there is none now.
+    fn next<T>(&mut self, take: impl FnOnce(Shown<'_>) -> T) -> Result<Option<T>, Failure> {
+        match self.read(take) {
+            Ok(taken) => {
+                self.failures = 0;
+                Ok(taken)
+            }
+            Err(ReadError::Trimmed { first }) => {
+                note(&format!(
+                    "records {} to {} were trimmed before they were printed",
+                    self.next,
+                    first.prev()
+                ));
+                self.go_to(first);
+                Ok(None)
+            }
+            Err(ReadError::Truncated { last }) => {
+                note(&format!("the log was truncated after record {last}; going on from there"));
+                self.go_to(last.next());
+                Ok(None)
+            }
+            Err(_) if self.failures < FAILURES_MAX => {
+                self.failures += 1;
+                self.reader = None;
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn go_to(&mut self, next: Lsn) {
+        self.next = next;
+        self.reader = None;
+    }
+
+    fn read<T>(&mut self, take: impl FnOnce(Shown<'_>) -> T) -> Result<Option<T>, ReadError> {
+        if self.reader.is_none() {
+            self.reader = Some(Reader::open_dir(&self.dir, self.next)?);
+        }
+        let Some(reader) = &mut self.reader else { return Ok(None) };
+        let Some(record) = reader.next_record()? else { return Ok(None) };
+        self.next = record.lsn().next();
+        Ok(Some(take(Shown::from(&record))))
+    }
+}
