@@ -147,6 +147,8 @@ impl BatchCursor {
         mut wanted: impl FnMut(&Placed) -> bool,
     ) -> io::Result<Option<Placed>> {
         loop {
+            // The next header may be far away, or the last that is needed.
+            self.window.stay_small();
             match self.peek_header()? {
                 Step::Batch(batch) if wanted(&batch) => return Ok(Some(batch)),
                 Step::Batch(batch) => self.accept(&batch),

@@ -30,6 +30,8 @@ pub struct BackReader {
     start: u64,
     /// Number of the record to return next; 0: there is none.
     position: u64,
+    /// The log's first record, as of the last look.
+    first: u64,
     stretch: Option<Stretch>,
     batch: Option<Unread>,
     /// Segment and bytes read when it was last looked whether the log is still the same.
@@ -79,6 +81,7 @@ impl BackReader {
             view,
             start,
             position: start,
+            first,
             stretch: None,
             batch: None,
             checked: None,
@@ -152,12 +155,13 @@ impl BackReader {
             .as_ref()
             .map(|stretch| (stretch.place.segment.epoch, stretch.cursor.bytes_read()));
         if self.view.watermark.live().is_none() && read.is_some() && read == self.checked {
-            return Ok(false);
+            return Ok(self.position < self.first);
         }
         self.checked = read;
         let bounds = self.view.glance()?;
         self.obey(&bounds)?;
-        Ok(self.position < bounds.first_lsn)
+        self.first = bounds.first_lsn;
+        Ok(self.position < self.first)
     }
 
     fn obey(&mut self, bounds: &Bounds) -> Result<(), ReadError> {

@@ -4,9 +4,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use std::sync::Arc;
 
+mod ahead;
+mod back;
+mod changes;
+mod seek;
+
 use super::*;
 use crate::disk::Store;
+use crate::footer::{Footer, footer_bytes, footer_offset};
 use crate::frame::segment_name;
+use crate::index::SegmentIndex;
+use crate::mark::{Mark, MarkFile};
+use crate::scan::Step;
 use crate::testing::{MemStore, TestWriter, open};
 
 const SEGMENT_BYTES: u64 = 64 << 10;
@@ -47,6 +56,55 @@ fn log(batches: u64) -> (Arc<MemStore>, TestWriter) {
     writer.prepare(1);
     (0..batches).for_each(|batch| write(&mut writer, batch % 4));
     (store, writer)
+}
+
+/// Writes the mark.
+fn mark(store: &Arc<MemStore>, mark: Mark) {
+    let view = live(store, 0, 0).view;
+    let (segment, _) = segment::Segment::open(&*view.store, 2).expect("a segment");
+    let mut file =
+        MarkFile::open_or_create(&**store, segment.header.log_id, Mark::new()).expect("opens");
+    file.set(&**store, mark).expect("writes");
+}
+
+/// Writes the footer of every segment that another one follows, as `change` makes it.
+fn write_footers(store: &Arc<MemStore>, last: u64, change: impl Fn(&mut Footer)) {
+    let view = live(store, 0, last).view;
+    let bounds = view.bounds().expect("bounds");
+    for epoch in bounds.first_epoch..bounds.last_epoch {
+        let place = view.place(epoch, &bounds).expect("reads").expect("is there");
+        let header = place.segment.header;
+        let mut index = SegmentIndex::new(&header, 0);
+        let mut cursor = view.enter(&place).expect("memory");
+        while let Step::Batch(batch) = cursor.peek_header().expect("reads") {
+            index.add(&batch.header, batch.crc, batch.end);
+            cursor.accept(&batch);
+        }
+        let mut footer = index.footer().clone();
+        change(&mut footer);
+        let mut bytes = vec![0; footer_bytes(header.segment_bytes, header.block_bytes) as usize];
+        footer.encode(&mut bytes);
+        let name = segment_name(epoch);
+        let mut file = store.bytes(&name);
+        let at = footer_offset(&header) as usize;
+        if footer.end_offset <= at as u64 && file.len() as u64 == header.segment_bytes {
+            file[at..].copy_from_slice(&bytes);
+            store.put(&name, file);
+        }
+    }
+}
+
+/// A log with some segments whose sparse index has an entry for every few batches only.
+fn sparse_log() -> (Arc<MemStore>, u64) {
+    let store = MemStore::new(512);
+    let mut writer = TestWriter::open(&store, 1 << 20);
+    for batch in 0..900 {
+        writer.wall_ns += 10 * (batch % 3);
+        write(&mut writer, batch % 4);
+    }
+    assert!(writer.header.epoch > 2, "several segments");
+    let last = writer.next_lsn - 1;
+    (store, last)
 }
 
 #[test]
@@ -155,16 +213,29 @@ fn another_process_follows_over_crashes() {
 fn a_log_that_starts_later_says_where() {
     let (store, writer) = log(60);
     let last = writer.next_lsn - 1;
+    let second = live(&store, 1, last).view.bounds().expect("bounds");
+    let place = live(&store, 1, last).view.place(2, &second).expect("reads").expect("is there");
+    let view = live(&store, 1, last).view;
+    let starts = view.first_of(&place.segment, &place.file).expect("reads").expect("starts").lsn;
+    // The trim point may stand inside the first segment.
+    for first in starts..starts + 3 {
+        mark(&store, Mark { first_epoch: 2, first_lsn: first, ..Mark::new() });
+        for from in 1..first {
+            let dyn_store: Arc<dyn Store> = store.clone();
+            let reader = Reader::new(dyn_store, Box::new(move || last), Lsn::new(from));
+            assert!(matches!(reader, Err(ReadError::Trimmed { first: f }) if f.get() == first));
+        }
+        assert_eq!(drain(&mut live(&store, 0, last)), (first..=last).collect::<Vec<_>>());
+    }
+    // What is left below is not looked at, nor missed.
+    store.alter(&segment_name(1), 0, 9000, |_| 0x77);
+    assert_eq!(drain(&mut live(&store, starts + 2, last)).len() as u64, last - starts - 1);
     store.remove(&segment_name(1)).expect("removes");
+    assert_eq!(drain(&mut live(&store, starts + 2, last)).len() as u64, last - starts - 1);
+    store.remove(&segment_name(2)).expect("removes");
     let dyn_store: Arc<dyn Store> = store.clone();
-    let Err(ReadError::Trimmed { first }) = Reader::new(dyn_store, Box::new(|| 9), Lsn::FIRST)
-    else {
-        panic!("not trimmed")
-    };
-    assert!(first > Lsn::FIRST);
-    assert_eq!(drain(&mut live(&store, 0, last)), (first.get()..=last).collect::<Vec<_>>());
-    let recovered = open(&store, SEGMENT_BYTES).expect("opens");
-    assert_eq!(recovered.report.first_lsn, first);
+    let reader = Reader::new(dyn_store, Box::new(move || last), Lsn::NONE);
+    assert!(matches!(reader, Err(ReadError::Damaged(damage)) if damage.lost.is_none()));
 }
 
 #[test]

@@ -62,6 +62,11 @@ impl Window {
         self.ahead = None;
         self.next = None;
         self.run_bytes = 0;
+        self.stay_small();
+    }
+
+    /// The next read is a small one.
+    pub(super) fn stay_small(&mut self) {
         self.chunk_bytes = CHUNK_BYTES_MIN.next_multiple_of(self.io_block_bytes);
     }
 
@@ -250,7 +255,7 @@ impl Window {
         if !self.follows(offset) {
             // A jump: what follows may not be wanted.
             self.run_bytes = 0;
-            self.chunk_bytes = CHUNK_BYTES_MIN.next_multiple_of(self.io_block_bytes);
+            self.stay_small();
         }
         self.drop_piece();
         self.len = 0;
