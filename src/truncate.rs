@@ -251,17 +251,26 @@ impl Place {
         lsn: u64,
     ) -> Result<Place, ScanError> {
         let mut epoch = live_epoch;
-        let (segment, file) = loop {
+        let mut next: Option<SegmentHeader> = None;
+        let (segment, file, limit) = loop {
             let (segment, file) = Segment::open(store, epoch)?;
-            let starts_before = first_lsn_of(store, &segment)?.is_some_and(|first| first <= lsn);
+            let limit = segment.limit(next.as_ref());
+            // One that was superseded before anything in it counted is passed over.
+            let starts_before = limit > segment.header.data_offset()
+                && first_lsn_of(store, &segment)?.is_some_and(|first| first <= lsn);
             if starts_before || epoch <= first_epoch {
-                break (segment, file);
+                break (segment, file, limit);
             }
+            next = Some(segment.header);
             epoch -= 1;
         };
-        let next = Segment::open_if_there(store, epoch + 1)?;
-        let limit = segment.limit(next.as_ref().map(|(next, _)| &next.header));
         let header = segment.header;
+        // The number and the link of what stands first, where an empty segment does not tell them.
+        let behind = next.and_then(|next| Some((next.first_lsn, next.resume?.prev_batch_crc)));
+        let (first_lsn, first_crc) = match (header.first_lsn, header.resume) {
+            (0, _) if limit <= header.data_offset() => behind.unwrap_or_default(),
+            (first_lsn, resume) => (first_lsn, resume.map_or(0, |resume| resume.prev_batch_crc)),
+        };
         let failed = |error| IoError::new("read", segment::segment_path(store, epoch), error);
         let mut cursor = BatchCursor::new(
             file,
@@ -276,8 +285,8 @@ impl Place {
         let mut place = Place {
             segment,
             offset: header.data_offset(),
-            crc: header.resume.map_or(0, |resume| resume.prev_batch_crc),
-            next_lsn: header.first_lsn,
+            crc: first_crc,
+            next_lsn: first_lsn,
             rest: VecDeque::new(),
         };
         loop {
