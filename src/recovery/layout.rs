@@ -9,7 +9,7 @@ use crate::error::{Damage, IoError};
 use crate::frame::{self, LogId};
 use crate::lsn::Lsn;
 use crate::mark::{self, Mark};
-use crate::segment::{self, ScanError, Segment};
+use crate::segment::{self, SPARE_SUFFIX, ScanError, Segment};
 
 use super::survey::first_lsn_of;
 
@@ -171,7 +171,7 @@ impl<'a> Layout<'a> {
 /// alone.
 pub(super) fn list_spares(store: &dyn Store) -> Result<Vec<(String, u64)>, IoError> {
     let mut spares = Vec::new();
-    for name in list(store)?.into_iter().filter(|name| segment::is_spare_name(name)) {
+    for name in list(store)?.into_iter().filter(|name| is_spare(name)) {
         let opened = store.open(&name, crate::disk::Access::Read);
         if let Ok(bytes) = opened.and_then(|file| file.len()) {
             spares.push((name, bytes));
@@ -208,4 +208,14 @@ impl<'a> GiveUp<'a> {
 
 fn list(store: &dyn Store) -> Result<Vec<String>, IoError> {
     store.list().map_err(|e: io::Error| IoError::new("list", segment::dir_path(store), e))
+}
+
+/// Whether a name is that of a file of ours that waits to be used again.
+fn is_spare(name: &str) -> bool {
+    let Some((epoch, _generation)) =
+        name.strip_suffix(SPARE_SUFFIX).and_then(|stem| stem.split_once('-'))
+    else {
+        return false;
+    };
+    frame::parse_segment_name(&format!("{epoch}.seg")).is_some()
 }
