@@ -161,6 +161,9 @@ impl Store for Counting {
     fn lock(&self) -> Result<LockGuard, LockError> {
         self.store.lock()
     }
+    fn lock_cursors(&self) -> Result<LockGuard, crate::IoError> {
+        self.store.lock_cursors()
+    }
     fn list(&self) -> io::Result<Vec<String>> {
         self.store.list()
     }
