@@ -98,8 +98,11 @@ impl Reader {
         if self.view.watermark.live().is_none() && self.checked_bytes == bytes {
             return Ok(false);
         }
-        self.checked_bytes = bytes;
-        self.look_again()
+        let changed = self.look_again()?;
+        if !changed {
+            self.checked_bytes = bytes;
+        }
+        Ok(changed)
     }
 
     /// A segment of a newer generation: the truncation that began it has cut, whatever the log says yet.

@@ -107,7 +107,7 @@ fn a_seek_in_a_log_of_many_segments_reads_few_blocks() {
     let store = MemStore::new(512);
     let mut writer = TestWriter::open(&store, 1 << 20);
     while writer.header.epoch < 66 {
-        writer.sync_then_batch(&[&[7; 1500], &[8; 1200]]);
+        writer.sync_then_batch(&[&[7; 1500], &[8; 1800]]);
         writer.wall_ns += 5;
     }
     let last = writer.next_lsn - 1;
@@ -160,6 +160,9 @@ impl Store for Counting {
     }
     fn lock(&self) -> Result<LockGuard, LockError> {
         self.store.lock()
+    }
+    fn lock_cursors(&self) -> Result<LockGuard, IoError> {
+        self.store.lock_cursors()
     }
     fn list(&self) -> io::Result<Vec<String>> {
         self.store.list()
