@@ -7,8 +7,10 @@ use std::sync::atomic::AtomicUsize;
 use super::*;
 use crate::disk::{Access, BackendInfo, DeviceFacts, Disk, File, LockError, LockGuard};
 
+type WriteFooters = fn(&Arc<MemStore>, u64);
+
 /// What footers may be like.
-fn footer_kinds() -> Vec<(&'static str, fn(&Arc<MemStore>, u64))> {
+fn footer_kinds() -> Vec<(&'static str, WriteFooters)> {
     vec![
         ("none", |_, _| {}),
         ("right", |store, last| write_footers(store, last, |_| {})),
