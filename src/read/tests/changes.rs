@@ -221,6 +221,8 @@ fn a_stale_segment_is_not_read_and_an_intent_alone_cuts_nothing() {
     let bounds = view.bounds().expect("bounds");
     let held = view.segment_of(400, &bounds).expect("reads");
     let stale = std::fs::read(path(held + 2)).expect("is there");
+    let place = view.place(held + 2, &bounds).expect("reads").expect("is there");
+    let cut = view.first_of(&place.segment, &place.file).expect("reads").expect("starts").lsn;
     fixture.log.truncate_after(Lsn::new(400)).expect("truncates");
     // As a crash leaves it, between the rename that cuts and those that give segments up.
     let keep = std::fs::read(path(held + 2)).ok();
@@ -236,6 +238,11 @@ fn a_stale_segment_is_not_read_and_an_intent_alone_cuts_nothing() {
     expect(&mut over, 1, 6);
     // Even where somebody says that they are durable.
     assert!(!matches!(over.next_record(), Ok(Some(_))));
+    for from in [cut, cut + 1] {
+        let durable = Box::new(|| 1000);
+        let mut reader = Reader::new(fixture.store(), durable, Lsn::new(from)).expect("a reader");
+        assert!(!matches!(reader.next_record(), Ok(Some(_))));
+    }
     match keep {
         Some(bytes) => std::fs::write(path(held + 2), bytes).expect("is written"),
         None => std::fs::remove_file(path(held + 2)).expect("is removed"),
