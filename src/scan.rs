@@ -150,7 +150,10 @@ impl BatchCursor {
             // The next header may be far away, or the last that is needed.
             self.window.stay_small();
             match self.peek_header()? {
-                Step::Batch(batch) if wanted(&batch) => return Ok(Some(batch)),
+                Step::Batch(batch) if wanted(&batch) => {
+                    self.window.stay_small();
+                    return Ok(Some(batch));
+                }
                 Step::Batch(batch) => self.accept(&batch),
                 Step::Stop(_) => return Ok(None),
             }

@@ -157,9 +157,9 @@ impl BackReader {
         if self.view.watermark.live().is_none() && read.is_some() && read == self.checked {
             return Ok(self.position < self.first);
         }
-        self.checked = read;
         let bounds = self.view.glance()?;
         self.obey(&bounds)?;
+        self.checked = read;
         self.first = bounds.first_lsn;
         Ok(self.position < self.first)
     }

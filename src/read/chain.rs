@@ -98,8 +98,11 @@ impl Reader {
         if self.view.watermark.live().is_none() && self.checked_bytes == bytes {
             return Ok(false);
         }
-        self.checked_bytes = bytes;
-        self.look_again()
+        let changed = self.look_again()?;
+        if !changed {
+            self.checked_bytes = bytes;
+        }
+        Ok(changed)
     }
 
     /// A segment of a newer generation: the truncation that began it has cut, whatever the log says yet.
@@ -250,7 +253,8 @@ impl Reader {
         let (segment, from, limit) = (cursor.segment().clone(), cursor.offset(), cursor.limit());
         let position = self.position;
         let block = u64::from(segment.header.block_bytes);
-        let Some((file, io_block_bytes)) = self.open_again(&segment)? else { return Ok(false) };
+        let Some(file) = self.open_again(&segment)? else { return Ok(false) };
+        let io_block_bytes = self.view.store.facts().block_bytes;
         let sweep = scan::sweep(&file, &segment, io_block_bytes, from + block, limit, |header| {
             header.first_lsn <= position
         })
@@ -294,9 +298,10 @@ impl Reader {
             Some(_) => cursor.next_lsn().unwrap_or(0).max(self.position),
             None => self.position,
         };
-        let Some((file, io_block_bytes)) = self.open_again(segment)? else {
+        let Some(file) = self.open_again(segment)? else {
             return Ok(self.missing(segment.epoch));
         };
+        let io_block_bytes = self.view.store.facts().block_bytes;
         let from = cursor.offset();
         let sweep = scan::sweep(&file, segment, io_block_bytes, from, cursor.limit(), |header| {
             header.first_lsn > lost_from
@@ -342,13 +347,13 @@ impl Reader {
 
     /// A segment's file once more, for a look that leaves the cursor alone. None: it is not the same
     /// any more.
-    fn open_again(&self, segment: &Segment) -> Result<Option<(Arc<dyn File>, usize)>, ReadError> {
+    fn open_again(&self, segment: &Segment) -> Result<Option<Arc<dyn File>>, ReadError> {
         let now = Segment::open_if_there(&*self.view.store, segment.epoch)?;
         let same = now.is_some_and(|(now, _)| now.header.salt == segment.header.salt);
         if !same {
             return Ok(None);
         }
         let file = segment::open_file(&*self.view.store, segment.epoch, Access::Read)?;
-        Ok(Some((file, self.view.store.facts().block_bytes)))
+        Ok(Some(file))
     }
 }

@@ -71,6 +71,7 @@ fn mark(store: &Arc<MemStore>, mark: Mark) {
 fn write_footers(store: &Arc<MemStore>, last: u64, change: impl Fn(&mut Footer)) {
     let view = live(store, 0, last).view;
     let bounds = view.bounds().expect("bounds");
+    let mut written = 0;
     for epoch in bounds.first_epoch..bounds.last_epoch {
         let place = view.place(epoch, &bounds).expect("reads").expect("is there");
         let header = place.segment.header;
@@ -90,8 +91,10 @@ fn write_footers(store: &Arc<MemStore>, last: u64, change: impl Fn(&mut Footer))
         if footer.end_offset <= at as u64 && file.len() as u64 == header.segment_bytes {
             file[at..].copy_from_slice(&bytes);
             store.put(&name, file);
+            written += 1;
         }
     }
+    assert!(written > 0, "footers have room");
 }
 
 /// A log with some segments whose sparse index has an entry for every few batches only.

@@ -109,7 +109,9 @@ fn a_reader_that_trimming_overtakes_is_told_where_the_log_starts() {
         }
         for reader in &mut readers {
             let first = reader.next_lsn().get();
-            assert!(matches!(error(reader), ReadError::Trimmed { first } if first.get() == 900));
+            let told = error(reader);
+            let is_trimmed = matches!(told, ReadError::Trimmed { first } if first.get() == 900);
+            assert!(is_trimmed, "{told:?}");
             // Of another process, what was in memory may come.
             assert!(reader.next_lsn().get() < first + 400);
             assert!(matches!(error(reader), ReadError::Trimmed { first } if first.get() == 900));
@@ -170,7 +172,9 @@ fn a_truncation_tells_readers_behind_it_and_passes_the_others() {
             assert_eq!(expect(reader, 2, 400), kept + 400);
             assert!(reader.next_record().expect("reads").is_none());
         }
-        for reader in before.iter_mut() {
+        // One of another process may have records in memory that are cut.
+        let aware = if kept < 350 { 1 } else { 2 };
+        for reader in before.iter_mut().take(aware) {
             expect(reader, 1, kept - kept.min(300));
             assert_eq!(expect(reader, 2, 400), kept + 400);
         }
@@ -192,7 +196,9 @@ fn a_truncation_tells_readers_behind_it_and_passes_the_others() {
 fn two_truncations_count_by_the_lower_one() {
     let fixture = Fixture::new();
     let mut readers = [fixture.inside(650), fixture.outside(650)];
-    readers.iter_mut().for_each(|reader| drop(expect(reader, 1, 10)));
+    for reader in &mut readers {
+        expect(reader, 1, 10);
+    }
     fixture.log.truncate_after(Lsn::new(600)).expect("truncates");
     fixture.append(2, 300);
     fixture.log.truncate_after(Lsn::new(700)).expect("truncates");
@@ -215,6 +221,8 @@ fn a_stale_segment_is_not_read_and_an_intent_alone_cuts_nothing() {
     let bounds = view.bounds().expect("bounds");
     let held = view.segment_of(400, &bounds).expect("reads");
     let stale = std::fs::read(path(held + 2)).expect("is there");
+    let place = view.place(held + 2, &bounds).expect("reads").expect("is there");
+    let cut = view.first_of(&place.segment, &place.file).expect("reads").expect("starts").lsn;
     fixture.log.truncate_after(Lsn::new(400)).expect("truncates");
     // As a crash leaves it, between the rename that cuts and those that give segments up.
     let keep = std::fs::read(path(held + 2)).ok();
@@ -230,6 +238,11 @@ fn a_stale_segment_is_not_read_and_an_intent_alone_cuts_nothing() {
     expect(&mut over, 1, 6);
     // Even where somebody says that they are durable.
     assert!(!matches!(over.next_record(), Ok(Some(_))));
+    for from in [cut, cut + 1] {
+        let durable = Box::new(|| 1000);
+        let mut reader = Reader::new(fixture.store(), durable, Lsn::new(from)).expect("a reader");
+        assert!(!matches!(reader.next_record(), Ok(Some(_))));
+    }
     match keep {
         Some(bytes) => std::fs::write(path(held + 2), bytes).expect("is written"),
         None => std::fs::remove_file(path(held + 2)).expect("is removed"),

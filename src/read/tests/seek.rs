@@ -7,8 +7,10 @@ use std::sync::atomic::AtomicUsize;
 use super::*;
 use crate::disk::{Access, BackendInfo, DeviceFacts, Disk, File, LockError, LockGuard};
 
+type WriteFooters = fn(&Arc<MemStore>, u64);
+
 /// What footers may be like.
-fn footer_kinds() -> Vec<(&'static str, fn(&Arc<MemStore>, u64))> {
+fn footer_kinds() -> Vec<(&'static str, WriteFooters)> {
     vec![
         ("none", |_, _| {}),
         ("right", |store, last| write_footers(store, last, |_| {})),
@@ -107,7 +109,7 @@ fn a_seek_in_a_log_of_many_segments_reads_few_blocks() {
     let store = MemStore::new(512);
     let mut writer = TestWriter::open(&store, 1 << 20);
     while writer.header.epoch < 66 {
-        writer.sync_then_batch(&[&[7; 1500], &[8; 1200]]);
+        writer.sync_then_batch(&[&[7; 1500], &[8; 1800]]);
         writer.wall_ns += 5;
     }
     let last = writer.next_lsn - 1;
@@ -161,7 +163,7 @@ impl Store for Counting {
     fn lock(&self) -> Result<LockGuard, LockError> {
         self.store.lock()
     }
-    fn lock_cursors(&self) -> Result<LockGuard, crate::IoError> {
+    fn lock_cursors(&self) -> Result<LockGuard, IoError> {
         self.store.lock_cursors()
     }
     fn list(&self) -> io::Result<Vec<String>> {
