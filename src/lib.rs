@@ -73,6 +73,7 @@ mod doorbell;
 mod drain;
 mod error;
 mod extent;
+mod follow;
 mod footer;
 mod fork;
 mod frame;
@@ -100,7 +101,9 @@ mod slots;
 mod space;
 mod spares;
 mod stats;
+mod status;
 mod sync;
+mod tail;
 #[cfg(test)]
 mod testing;
 mod ticket;
@@ -115,6 +118,7 @@ pub use disk::{Backend, BackendInfo, DeviceFacts, Method, MethodProbe};
 pub use error::{
     AppendError, CloseError, Damage, IoError, LockHolder, OpenError, Poison, ReadError, WaitError,
 };
+pub use follow::{FollowError, Follower};
 pub use frame::LogId;
 pub use log::{CloseReport, Log};
 pub use lsn::Lsn;

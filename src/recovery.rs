@@ -36,6 +36,7 @@ use crate::mem::AlignedBuf;
 use crate::segment::{self, Entropy, Filler, LiveSegment, ScanError, TMP_SUFFIX};
 use layout::GiveUp;
 use meter::Meter;
+use crate::status::STATUS_NAME;
 use rewrite::{End, Rest};
 use survey::Survey;
 pub(crate) use survey::first_lsn_of;
@@ -168,6 +169,7 @@ fn is_ours(name: &str) -> bool {
         frame::parse_segment_name(stem).is_some()
             || stem == MARK_NAME
             || stem == "truncation"
+            || stem == STATUS_NAME
             || stem == "calibrate"
             || stem == "calibration"
             || stem.starts_with("direct-")

@@ -133,6 +133,12 @@ impl Node {
         self.state.wait(PARKED, timeout);
     }
 
+    /// Whether the writer has woken it and let go of it.
+    pub(crate) fn is_done(&self) -> bool {
+        // Acquire: partner is the swap in `wake`.
+        self.state.word().load(Ordering::Acquire) == DONE
+    }
+
     pub(crate) fn abandon(&self) {
         self.state.word().store(ABANDONED, Ordering::Release);
     }
@@ -212,6 +218,10 @@ impl Waiting {
         if let Some(outcome) = commit.outcome(lsn, level) {
             return Poll::Ready(outcome);
         }
+        if self.node.as_ref().is_some_and(|node| node.is_done()) {
+            // The writer woke everyone, to look again.
+            self.node = None;
+        }
         let new = self.node.is_none();
         let node = self.node.get_or_insert_with(|| Arc::new(Node::new(lsn, level)));
         match &mut *node.lock_waker() {
@@ -225,7 +235,13 @@ impl Waiting {
         // the watermark that it had moved before is visible now.
         match commit.outcome(lsn, level) {
             Some(outcome) => Poll::Ready(outcome),
-            None => Poll::Pending,
+            None => {
+                if node.is_done() {
+                    // It may have been woken before the waker was there.
+                    context.waker().wake_by_ref();
+                }
+                Poll::Pending
+            }
         }
     }
 }
