@@ -331,9 +331,16 @@ impl Options {
         // the window.
         let units = (rings / UNIT_BYTES).saturating_mul(36);
         let buffers = (self.depth.unwrap_or(2) + 1).saturating_mul(self.batch_bytes_max);
-        [units, self.window().saturating_mul(24), buffers, self.large_bytes_max, self.tail_bytes, 1 << 20]
-            .into_iter()
-            .fold(rings, usize::saturating_add)
+        [
+            units,
+            self.window().saturating_mul(24),
+            buffers,
+            self.large_bytes_max,
+            self.tail_bytes,
+            1 << 20,
+        ]
+        .into_iter()
+        .fold(rings, usize::saturating_add)
     }
 
     /// Rings in use: one for each core, unless asked otherwise.

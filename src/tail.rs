@@ -325,10 +325,10 @@ mod tests {
         let third = tail.find(3).unwrap();
         // The same after a truncation: record 4 of generation 0 is not the one before 5 of 1.
         push(&mut window, 4, 10);
-        let header = header(5, 1, 8);
-        window.push(&header, &[0; 200], 1);
-        assert_eq!(third.next().unwrap().header().first_lsn, 4);
-        assert!(third.next().unwrap().next().is_none());
+        let fourth = third.next().unwrap();
+        assert_eq!(fourth.header().first_lsn, 4);
+        window.push(&header(5, 1, 8), &[0; 200], 1);
+        assert!(fourth.next().is_none() && tail.find(5).is_some());
         tail.clear();
         assert!(tail.find(5).is_none());
     }
