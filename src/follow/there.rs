@@ -87,7 +87,8 @@ impl There {
     pub(super) fn find(&mut self) -> Result<Found, FollowError> {
         loop {
             self.check_page()?;
-            let durable = self.trusted().map(|page| page.durable());
+            let said = self.trusted().map(|page| page.said());
+            let durable = said.map(|said| said.durable);
             self.check_generation()?;
             match durable {
                 None if self.by_page => self.read_by_batches()?,
@@ -114,12 +115,13 @@ impl There {
                 }
                 // That is all that the batches vouch for: from here on the page tells.
                 Ok(false) if !self.by_page && durable.is_some() => self.read_by_page()?,
-                Ok(false) => return Ok(Found::Nothing),
-                Err(ReadError::Damaged(_)) if self.by_page => {
-                    // If it is damage, the batches will say so too.
-                    self.doubted = self.page.as_ref().map(|page| page.said());
+                Ok(false) if !self.by_page => return Ok(Found::Nothing),
+                // The files do not have what the page says. If it is damage, the batches say so too.
+                Ok(false) | Err(ReadError::Damaged(_)) if self.by_page => {
+                    self.doubted = said;
                     self.read_by_batches()?;
                 }
+                Ok(false) => return Ok(Found::Nothing),
                 Err(error) => return Err(error.into()),
             }
         }
