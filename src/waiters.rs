@@ -30,7 +30,8 @@ impl Waiters {
             Level::Acked => self.acked.push(Reverse(ByLsn(node))),
             Level::Synced => self.synced.push(Reverse(ByLsn(node))),
         });
-        for (heap, level) in [(&mut self.acked, Level::Acked), (&mut self.synced, Level::Synced)] {
+        // The last in is woken first: those who appended before those who follow.
+        for (heap, level) in [(&mut self.synced, Level::Synced), (&mut self.acked, Level::Acked)] {
             let watermark = commit.watermark(level);
             while heap.peek().is_some_and(|Reverse(ByLsn(node))| node.lsn <= watermark) {
                 if let Some(Reverse(ByLsn(node))) = heap.pop() {
