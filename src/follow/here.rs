@@ -78,7 +78,7 @@ impl Here {
     pub(super) fn new(shared: Arc<Shared>, from: Lsn) -> Result<Here, ReadError> {
         // The generation first: a cut that comes in between is found out then.
         let generation = shared.extent.generation();
-        let reader = open_reader(&shared, from)?;
+        let reader = Reader::live(&shared, from)?;
         shared.tail.join();
         Ok(Here {
             position: reader.next_lsn().get(),
@@ -156,7 +156,7 @@ impl Here {
             return Ok(None);
         }
         let Place::Disk(reader) = &mut self.place else {
-            let reader = open_reader(&self.shared, Lsn::new(self.position))?;
+            let reader = Reader::live(&self.shared, Lsn::new(self.position))?;
             self.place = Place::Disk(Box::new(reader));
             return Ok(None);
         };
@@ -242,10 +242,4 @@ impl Drop for Here {
     fn drop(&mut self) {
         self.shared.tail.leave();
     }
-}
-
-fn open_reader(shared: &Arc<Shared>, from: Lsn) -> Result<Reader, ReadError> {
-    let durable = shared.clone();
-    let durable = Box::new(move || durable.commit.watermark(Level::Synced));
-    Reader::new(shared.store.clone(), durable, from)
 }

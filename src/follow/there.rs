@@ -135,7 +135,7 @@ impl There {
     }
 
     fn read_by_batches(&mut self) -> Result<(), ReadError> {
-        self.reader = Reader::over(self.store.clone(), Lsn::new(self.position))?;
+        self.reader = Reader::vouched(self.store.clone(), Lsn::new(self.position))?;
         self.by_page = false;
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicUsize;
 
 use super::*;
 use crate::disk::{Access, BackendInfo, DeviceFacts, Disk, File, LockError, LockGuard};
+use crate::error::IoError;
 
 /// What footers may be like.
 fn footer_kinds() -> Vec<(&'static str, fn(&Arc<MemStore>, u64))> {
@@ -160,6 +161,9 @@ impl Store for Counting {
     }
     fn lock(&self) -> Result<LockGuard, LockError> {
         self.store.lock()
+    }
+    fn lock_cursors(&self) -> Result<LockGuard, IoError> {
+        self.store.lock_cursors()
     }
     fn list(&self) -> io::Result<Vec<String>> {
         self.store.list()
