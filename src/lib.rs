@@ -16,6 +16,8 @@
 //!    record is **acknowledged**.
 //! 6. `read.rs`, `scan.rs`: a [`Reader`] returns durable records, left to right. After a crash
 //!    `recovery.rs` finds the durable end, and tells a torn tail from damage.
+//! 7. `follow.rs`, `tail.rs`: a [`Follower`] waits at the end for more, from memory in this process; in
+//!    others the status page (`status.rs`) tells it what is durable, and wakes it.
 //!
 //! # Example
 //!

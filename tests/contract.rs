@@ -198,9 +198,12 @@ fn turns(stepper: &mut Stepper, count: usize) {
 #[test]
 fn a_follower_gets_all_that_was_durable_and_then_the_poison() {
     let disk = SimDisk::new(5, SimOptions::default());
-    let options = Options::new().segment_bytes(1 << 20).ring_bytes(1 << 16);
+    let options = Options::new().segment_bytes(1 << 20).rings(1).ring_bytes(1 << 16);
     let (log, mut stepper) = sim::open(&disk, options, 7, 1_000_000_000).unwrap();
-    turns(&mut stepper, 100);
+    for _ in 0..100 {
+        while stepper.prepare() {}
+        stepper.turn();
+    }
     let mut follower = log.follow(Lsn::FIRST).unwrap();
     let mut late = log.follow(Lsn::FIRST).unwrap();
     for number in 1..=5u64 {
