@@ -199,3 +199,27 @@ fn a_page_of_a_copied_directory_is_doubted_and_one_left_behind_is_too() {
         (1..=12).for_each(|number| assert_eq!(lsn(&mut follower), number));
     });
 }
+
+#[test]
+fn what_is_durable_is_in_memory_before() {
+    in_dir(|dir| {
+        let log = options().open(dir).unwrap();
+        let mut follower = log.follow(Lsn::FIRST).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    log.append(&[1; 100]).unwrap().wait().unwrap();
+                }
+            });
+            // It never sleeps: it looks between the writer's steps.
+            while follower.next_lsn() <= Lsn::new(500) {
+                match follower.try_recv() {
+                    Ok(record) => assert!(record.is_some()),
+                    Err(FollowError::TimedOut) => std::thread::yield_now(),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+        assert_eq!(from_memory(&follower), 500);
+    });
+}
