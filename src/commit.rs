@@ -145,7 +145,7 @@ impl Commit {
         deadline: Option<Instant>,
         settled: impl Fn() -> Option<Result<(), WaitError>>,
     ) -> Result<(), WaitError> {
-        let (node, is_new) = Node::for_this_thread(self, lsn, level);
+        let (mut node, is_new) = Node::for_this_thread(self, lsn, level);
         if is_new {
             self.push(node.clone());
         }
@@ -154,6 +154,12 @@ impl Commit {
                 node.abandon();
                 Node::keep_for_this_thread(node);
                 return outcome;
+            }
+            if node.is_done() {
+                // The writer woke everyone, to look again.
+                node = Node::for_this_thread(self, lsn, level).0;
+                self.push(node.clone());
+                continue;
             }
             let timeout = match deadline {
                 None => None,

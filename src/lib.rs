@@ -16,6 +16,8 @@
 //!    record is **acknowledged**.
 //! 6. `read.rs`, `scan.rs`: a [`Reader`] returns durable records, left to right. After a crash
 //!    `recovery.rs` finds the durable end, and tells a torn tail from damage.
+//! 7. `follow.rs`, `tail.rs`: a [`Follower`] waits at the end for more, from memory in this process; in
+//!    others the status page (`status.rs`) tells it what is durable, and wakes it.
 //!
 //! # Example
 //!
@@ -73,6 +75,7 @@ mod doorbell;
 mod drain;
 mod error;
 mod extent;
+mod follow;
 mod footer;
 mod fork;
 mod frame;
@@ -100,7 +103,9 @@ mod slots;
 mod space;
 mod spares;
 mod stats;
+mod status;
 mod sync;
+mod tail;
 #[cfg(test)]
 mod testing;
 mod ticket;
@@ -115,6 +120,7 @@ pub use disk::{Backend, BackendInfo, DeviceFacts, Method, MethodProbe};
 pub use error::{
     AppendError, CloseError, Damage, IoError, LockHolder, OpenError, Poison, ReadError, WaitError,
 };
+pub use follow::{FollowError, Follower};
 pub use frame::LogId;
 pub use log::{CloseReport, Log};
 pub use lsn::Lsn;

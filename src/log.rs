@@ -26,6 +26,7 @@ use crate::shared::{ASK_CLOSE, EntropySource, Limits, Shared, SharedParts};
 use crate::space::{Space, Start};
 use crate::spares::Spares;
 use crate::stats::{Housekeeping, Stats};
+use crate::status::StatusPage;
 use crate::ticket::Ticket;
 use crate::timing::BatchTiming;
 use crate::writer::Writer;
@@ -399,6 +400,9 @@ impl Parts {
         let extent = Extent::new(files, recovered.live.header.epoch);
         extent.set_live_payload_bytes(recovered.index.footer().payload_bytes);
         let link = Arc::new(PreparerLink::new(recovered.ready.len() as u64));
+        let durable = recovered.next_lsn - 1;
+        let log_id = recovered.live.header.log_id;
+        let status = StatusPage::make(&*store, log_id, &*entropy, durable, &extent);
         let shared = Arc::new(Shared::new(
             SharedParts {
                 rings,
@@ -409,6 +413,7 @@ impl Parts {
                 preparer: link.clone(),
                 extent,
                 live_index: LiveIndex::new(&recovered.index),
+                status,
                 limits,
             },
             options,

@@ -74,6 +74,7 @@ pub struct Options {
     pub(crate) retain_bytes: Option<u64>,
     pub(crate) retain_age: Option<Duration>,
     pub(crate) retain_past_cursors: bool,
+    pub(crate) tail_bytes: usize,
 }
 
 impl Default for Options {
@@ -105,6 +106,7 @@ impl Default for Options {
             retain_bytes: None,
             retain_age: None,
             retain_past_cursors: false,
+            tail_bytes: 4 << 20,
         }
     }
 }
@@ -312,17 +314,33 @@ impl Options {
         self
     }
 
+    /// Bytes of the last batches that are kept in memory while the log is followed
+    /// ([`Log::follow`](crate::Log::follow)): 0 (followers read the disk), or 64 KiB to 1 GiB; default
+    /// 4 MiB. Batches of more than 256 KiB are not kept. Each follower may hold one batch beside it.
+    pub fn tail_bytes(mut self, bytes: usize) -> Self {
+        self.tail_bytes = bytes;
+        self
+    }
+
     /// The most memory in bytes that a log opened with these options takes: rings and their spares,
-    /// window, buffers, large records. Most of it is touched only when it is needed.
+    /// window, buffers, large records, the tail for followers. Most of it is touched only when it is
+    /// needed.
     pub fn memory_bytes_max(&self) -> usize {
         let rings = (self.lanes() + self.rings_retired_max).saturating_mul(self.ring_bytes);
         // For each unit a slot entry of 32 bytes, and 4 bytes of the writer's; 24 for each record of
         // the window.
         let units = (rings / UNIT_BYTES).saturating_mul(36);
         let buffers = (self.depth.unwrap_or(2) + 1).saturating_mul(self.batch_bytes_max);
-        [units, self.window().saturating_mul(24), buffers, self.large_bytes_max, 1 << 20]
-            .into_iter()
-            .fold(rings, usize::saturating_add)
+        [
+            units,
+            self.window().saturating_mul(24),
+            buffers,
+            self.large_bytes_max,
+            self.tail_bytes,
+            1 << 20,
+        ]
+        .into_iter()
+        .fold(rings, usize::saturating_add)
     }
 
     /// Rings in use: one for each core, unless asked otherwise.
@@ -387,6 +405,9 @@ impl Options {
         }
         if let Some(age) = self.retain_age {
             check("retain_age", us(age), 1000, u64::MAX, "µs")?;
+        }
+        if self.tail_bytes != 0 {
+            check("tail_bytes", self.tail_bytes as u64, 64 << 10, 1024 * MIB, "bytes")?;
         }
         if let Some(core) = self.writer_core {
             check("writer_core", core as u64, 0, libc::CPU_SETSIZE as u64 - 1, "")?;

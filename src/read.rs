@@ -79,6 +79,10 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
+    pub(crate) fn new(lsn: Lsn, payload: &'a [u8], wall_ns: u64) -> Record<'a> {
+        Record { lsn, payload, wall_ns }
+    }
+
     /// The record's number.
     pub fn lsn(&self) -> Lsn {
         self.lsn
@@ -115,13 +119,14 @@ impl Reader {
     /// in a new reader from the number behind them), records that are not in the log any more
     /// ([`ReadError::Trimmed`], [`ReadError::Truncated`]), or a failed system call.
     pub fn next_record(&mut self) -> Result<Option<Record<'_>>, ReadError> {
-        if !self.advance()? {
-            return Ok(None);
-        }
-        let (Some(unread), Some(cursor)) = (&self.batch, &self.cursor) else { return Ok(None) };
+        Ok(if self.advance()? { self.current() } else { None })
+    }
+
+    /// The record that [`advance`](Self::advance) stepped to.
+    pub(crate) fn current(&self) -> Option<Record<'_>> {
+        let (unread, cursor) = (self.batch.as_ref()?, self.cursor.as_ref()?);
         let payload = cursor.held(&unread.batch, unread.payload.clone());
-        let wall_ns = unread.batch.header.wall_ns;
-        Ok(Some(Record { lsn: Lsn::new(self.position - 1), payload, wall_ns }))
+        Some(Record::new(Lsn::new(self.position - 1), payload, unread.batch.header.wall_ns))
     }
 
     /// The number of the record that [`next_record`](Self::next_record) returns next.
@@ -130,7 +135,7 @@ impl Reader {
     }
 
     /// Steps to the next record, which is then the last that `batch` gave. False: there is none.
-    fn advance(&mut self) -> Result<bool, ReadError> {
+    pub(crate) fn advance(&mut self) -> Result<bool, ReadError> {
         loop {
             if let Some(shared) = self.view.watermark.live()
                 && shared.extent.generation() > self.view.generation

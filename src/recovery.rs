@@ -34,6 +34,7 @@ use crate::lsn::Lsn;
 use crate::mark::{MARK_NAME, Mark, MarkFile};
 use crate::mem::AlignedBuf;
 use crate::segment::{self, Entropy, Filler, LiveSegment, ScanError, TMP_SUFFIX};
+use crate::status::STATUS_NAME;
 use layout::GiveUp;
 use meter::Meter;
 use rewrite::{End, Rest};
@@ -168,6 +169,7 @@ fn is_ours(name: &str) -> bool {
         frame::parse_segment_name(stem).is_some()
             || stem == MARK_NAME
             || stem == "truncation"
+            || stem == STATUS_NAME
             || stem == "calibrate"
             || stem == "calibration"
             || stem.starts_with("direct-")

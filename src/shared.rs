@@ -18,7 +18,9 @@ use crate::options::{Durability, Idle, Options};
 use crate::preparer::PreparerLink;
 use crate::rings::RingSet;
 use crate::stats::Counters;
+use crate::status::StatusPage;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::tail::Tail;
 use crate::timing::Timings;
 use crate::truncate::TruncateQueue;
 
@@ -36,6 +38,10 @@ pub(crate) struct Shared {
     pub(crate) preparer: Arc<PreparerLink>,
     pub(crate) extent: Extent,
     pub(crate) live_index: LiveIndex,
+    /// The last batches in memory, for followers.
+    pub(crate) tail: Arc<Tail>,
+    /// Where readers of other processes see what is durable; not on every file system.
+    pub(crate) status: Option<StatusPage>,
     pub(crate) fork: ForkGuard,
     pub(crate) limits: Limits,
     pub(crate) durability: Durability,
@@ -222,6 +228,31 @@ impl Shared {
         }
     }
 
+    /// As [`wait`](Self::wait) for a synced number, but a log that syncs only when asked is not asked,
+    /// and any truncation since `generation` ends the wait.
+    pub(crate) fn wait_unasked(
+        &self,
+        lsn: u64,
+        generation: u64,
+        deadline: Option<Instant>,
+    ) -> Result<(), WaitError> {
+        if self.fork.forked() {
+            return Err(WaitError::Forked);
+        }
+        let cut = || {
+            let is_cut = self.extent.generation() != generation;
+            is_cut.then(|| WaitError::Truncated { last: Lsn::NONE })
+        };
+        self.commit.wait(lsn, Level::Synced, deadline, self.waiter_idle, cut)
+    }
+
+    /// Shows readers of other processes what is durable now, where the log starts, and its generation.
+    pub(crate) fn show_status(&self) {
+        if let Some(status) = &self.status {
+            status.show(self.commit.watermark(Level::Synced), &self.extent);
+        }
+    }
+
     pub(crate) fn sync_target(&self) -> u64 {
         self.sync_target.load(Ordering::Relaxed)
     }
@@ -240,6 +271,8 @@ impl Shared {
             preparer: parts.preparer,
             extent: parts.extent,
             live_index: parts.live_index,
+            tail: Arc::new(Tail::new()),
+            status: parts.status,
             fork: ForkGuard::new(),
             limits: parts.limits,
             durability: options.durability,
@@ -265,5 +298,6 @@ pub(crate) struct SharedParts {
     pub(crate) preparer: Arc<PreparerLink>,
     pub(crate) extent: Extent,
     pub(crate) live_index: LiveIndex,
+    pub(crate) status: Option<StatusPage>,
     pub(crate) limits: Limits,
 }

@@ -30,7 +30,8 @@ impl Waiters {
             Level::Acked => self.acked.push(Reverse(ByLsn(node))),
             Level::Synced => self.synced.push(Reverse(ByLsn(node))),
         });
-        for (heap, level) in [(&mut self.acked, Level::Acked), (&mut self.synced, Level::Synced)] {
+        // The last in is woken first: those who appended before those who follow.
+        for (heap, level) in [(&mut self.synced, Level::Synced), (&mut self.acked, Level::Acked)] {
             let watermark = commit.watermark(level);
             while heap.peek().is_some_and(|Reverse(ByLsn(node))| node.lsn <= watermark) {
                 if let Some(Reverse(ByLsn(node))) = heap.pop() {
@@ -133,6 +134,12 @@ impl Node {
         self.state.wait(PARKED, timeout);
     }
 
+    /// Whether the writer has woken it and let go of it.
+    pub(crate) fn is_done(&self) -> bool {
+        // Acquire: partner is the swap in `wake`.
+        self.state.word().load(Ordering::Acquire) == DONE
+    }
+
     pub(crate) fn abandon(&self) {
         self.state.word().store(ABANDONED, Ordering::Release);
     }
@@ -212,6 +219,10 @@ impl Waiting {
         if let Some(outcome) = commit.outcome(lsn, level) {
             return Poll::Ready(outcome);
         }
+        if self.node.as_ref().is_some_and(|node| node.is_done()) {
+            // The writer woke everyone, to look again.
+            self.node = None;
+        }
         let new = self.node.is_none();
         let node = self.node.get_or_insert_with(|| Arc::new(Node::new(lsn, level)));
         match &mut *node.lock_waker() {
@@ -225,7 +236,13 @@ impl Waiting {
         // the watermark that it had moved before is visible now.
         match commit.outcome(lsn, level) {
             Some(outcome) => Poll::Ready(outcome),
-            None => Poll::Pending,
+            None => {
+                if node.is_done() {
+                    // It may have been woken before the waker was there.
+                    context.waker().wake_by_ref();
+                }
+                Poll::Pending
+            }
         }
     }
 }

@@ -25,12 +25,14 @@ use crate::commit::Level;
 use crate::disk::{BackendInfo, Disk, Done, File};
 use crate::drain::{Drain, Filled};
 use crate::error::{IoError, Poison};
+use crate::frame::BatchHeader;
 use crate::mark::{Closed, Mark};
 use crate::mem::AlignedBuf;
 use crate::numbers::Shut;
 use crate::options::{Durability, Idle, Options};
 use crate::shared::{ASK_CLOSE, ASK_ROOM, ASK_SPACE, ASK_TRUNCATE, Shared};
 use crate::space::{Need, Space};
+use crate::tail::TailWindow;
 use crate::timing::RawTiming;
 use crate::waiters::{Node, Waiters};
 
@@ -74,6 +76,8 @@ pub(crate) struct Writer {
     next_token: u64,
     /// Payload bytes of the last batch submitted.
     submitted_bytes: usize,
+    /// The last batches in memory, for followers.
+    tail: TailWindow,
     waiters: Waiters,
     to_wake: Vec<Arc<Node>>,
     tuning: Tuning,
@@ -105,13 +109,15 @@ struct Flight {
     what: What,
     /// Its result is in; it waits for those before it.
     finished: bool,
+    /// The image that was written, once it was.
+    image: Option<AlignedBuf>,
     timing: RawTiming,
 }
 
 #[derive(Clone, Copy)]
 enum What {
-    /// A batch with records up to `last`, vouching for what is up to `vouches`.
-    Batch { last: u64, count: u64, bytes: u64, vouches: u64, budget: u64 },
+    /// A batch, with the budget that it gives back where it is a large record.
+    Batch { header: BatchHeader, budget: u64 },
     /// A sync that covers what was acknowledged up to `covers`.
     Sync { covers: u64 },
 }
@@ -166,6 +172,7 @@ impl Writer {
             done: Vec::new(),
             next_token: 0,
             submitted_bytes: 0,
+            tail: TailWindow::new(shared.tail.clone(), options.tail_bytes),
             waiters: Waiters::default(),
             to_wake: Vec::new(),
             tuning: Tuning {
@@ -249,6 +256,7 @@ impl Writer {
             self.wake_done();
             self.gather();
         }
+        self.wake_readers();
         if self.is_growing() {
             return Next::Linger;
         }
@@ -285,6 +293,7 @@ impl Writer {
             self.settle(flight);
         }
         if self.flight.len() != before {
+            self.shared.show_status();
             self.waiters.take_done(&self.shared.commit, &mut self.to_wake);
             self.space.hand_over(&self.shared);
             self.idle_since_ns = self.shared.clock.now_ns();
@@ -296,10 +305,7 @@ impl Writer {
         let Some(flight) = self.flight.iter_mut().find(|flight| flight.token == done.token) else {
             return;
         };
-        // A large record's buffer was its producer's, and goes with it.
-        if let (What::Batch { budget: 0, .. }, Some(buf)) = (flight.what, done.buf) {
-            self.spare.push(buf);
-        }
+        flight.image = done.buf;
         flight.finished = true;
         flight.timing.durable_ns = now;
         flight.timing.write_took_ns = done.write_took.as_nanos() as u64;
@@ -317,19 +323,28 @@ impl Writer {
     fn settle(&mut self, flight: Flight) {
         let shared = &*self.shared;
         match flight.what {
-            What::Batch { last, count, bytes, vouches, budget } => {
+            What::Batch { header, budget } => {
+                let last = header.last_lsn();
+                if let Some(image) = flight.image {
+                    // Before the watermarks: who sees the number finds the batch.
+                    self.tail.push(&header, &image, shared.extent.generation());
+                    // A large record's buffer was its producer's, and goes with it.
+                    if budget == 0 {
+                        self.spare.push(image);
+                    }
+                }
                 if self.tuning.durability == Durability::Durable {
                     shared.commit.advance(Level::Synced, last);
                 }
                 shared.commit.advance(Level::Acked, last);
-                self.vouched = self.vouched.max(vouches);
+                self.vouched = self.vouched.max(header.synced_lsn);
                 if budget > 0 {
                     shared.rings.return_large(budget);
                     shared.rings.space_freed();
                 }
-                if count > 0 {
-                    self.linger.last_count = count;
-                    self.linger.last_bytes = bytes;
+                if header.count > 0 {
+                    self.linger.last_count = u64::from(header.count);
+                    self.linger.last_bytes = u64::from(header.payload_bytes);
                     shared.timings.record(&flight.timing);
                 }
                 let took = flight.timing.durable_ns.saturating_sub(flight.timing.submitted_ns);
@@ -339,6 +354,13 @@ impl Writer {
                 shared.commit.advance(Level::Synced, covers);
                 shared.counters.syncs.add(1);
             }
+        }
+    }
+
+    /// Wakes readers of other processes, if any sleeps.
+    fn wake_readers(&self) {
+        if let Some(status) = &self.shared.status {
+            status.wake();
         }
     }
 
@@ -607,6 +629,10 @@ impl Writer {
         self.waiters.take_all(&self.shared.commit, &mut self.to_wake);
         while let Some(node) = self.to_wake.pop() {
             node.wake();
+        }
+        if let Some(status) = &self.shared.status {
+            status.end(reason == Shut::Poisoned);
+            status.wake();
         }
     }
 }

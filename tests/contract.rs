@@ -7,7 +7,9 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use uringlog::sim::{self, SimDisk, SimOptions, Stepper, Turn};
-use uringlog::{AppendError, Durability, Lsn, OpenError, Options, ReadError, SegmentState};
+use uringlog::{
+    AppendError, Durability, FollowError, Lsn, OpenError, Options, ReadError, SegmentState,
+};
 
 /// Nobody waits so long unless something hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -190,5 +192,40 @@ fn closing_refuses_at_once_and_writes_all_that_was_accepted() {
 fn turns(stepper: &mut Stepper, count: usize) {
     for _ in 0..count {
         stepper.turn();
+    }
+}
+
+#[test]
+fn a_follower_gets_all_that_was_durable_and_then_the_poison() {
+    let disk = SimDisk::new(5, SimOptions::default());
+    let options = Options::new().segment_bytes(1 << 20).rings(1).ring_bytes(1 << 16);
+    let (log, mut stepper) = sim::open(&disk, options, 7, 1_000_000_000).unwrap();
+    for _ in 0..100 {
+        while stepper.prepare() {}
+        stepper.turn();
+    }
+    let mut follower = log.follow(Lsn::FIRST).unwrap();
+    let mut late = log.follow(Lsn::FIRST).unwrap();
+    for number in 1..=5u64 {
+        let ticket = log.try_append(&[number as u8; 30]).unwrap();
+        // It has its number, and is not written yet.
+        assert!(matches!(follower.try_recv(), Err(FollowError::TimedOut)));
+        turns(&mut stepper, 10);
+        assert!(ticket.is_done());
+        let record = follower.try_recv().unwrap().unwrap();
+        assert_eq!((record.lsn().get(), record.payload()), (number, &[number as u8; 30][..]));
+    }
+    disk.fail_write_at(1, libc::EIO);
+    let _never = log.try_append(b"never").unwrap();
+    turns(&mut stepper, 10);
+    assert!(log.poison().is_some());
+    for follower in [&mut follower, &mut late] {
+        while follower.next_lsn() <= Lsn::new(5) {
+            follower.try_recv().unwrap().unwrap();
+        }
+        for _ in 0..2 {
+            let Err(FollowError::Poisoned(poison)) = follower.recv() else { panic!("no poison") };
+            assert_eq!(poison.durable_lsn(), Lsn::new(5));
+        }
     }
 }

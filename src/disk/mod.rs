@@ -17,6 +17,7 @@ pub(crate) mod sim;
 pub(crate) mod uring;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +50,12 @@ pub(crate) trait Store: Send + Sync {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes all names durable.
     fn sync_dir(&self) -> io::Result<()>;
+    /// Opens the file of the status page for mapping: made anew where it is missing or is not `len`
+    /// bytes long, or for reading only. An error where the store has none.
+    fn open_status(&self, name: &str, len: u64, make: bool) -> io::Result<OwnedFd> {
+        let _none = (name, len, make);
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Chooses the way to the disk and sets it up. Called on the writer thread, which alone may use
     /// the result, with the lock held.
     fn disk(self: Arc<Self>, options: &Options) -> Result<(Box<dyn Disk>, BackendInfo), OpenError>;

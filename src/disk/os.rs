@@ -179,6 +179,39 @@ impl Store for OsStore {
         Ok(fs::fsync(&self.dir)?)
     }
 
+    fn open_status(&self, name: &str, len: u64, make: bool) -> io::Result<OwnedFd> {
+        let found = fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW);
+        // Opening a pipe of that name would wait for its other end.
+        let usable = found.as_ref().is_ok_and(|stat| {
+            FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+                && u64::try_from(stat.st_size) == Ok(len)
+        });
+        if usable {
+            return match open_at(&self.dir, name, OFlags::RDWR) {
+                Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) if !make => {
+                    Ok(open_at(&self.dir, name, OFlags::RDONLY)?)
+                }
+                opened => Ok(opened?),
+            };
+        }
+        if !make {
+            return Err(found.map_or_else(io::Error::from, |_| io::ErrorKind::InvalidData.into()));
+        }
+        // A store to a mapped page without a block behind it ends the process when the disk is full:
+        // the block is written, and synced, before the file has its name.
+        let tmp = format!("{name}.tmp");
+        match fs::unlinkat(&self.dir, &*tmp, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let fd = open_at(&self.dir, &*tmp, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
+        let zeros = vec![0; usize::try_from(len).unwrap_or(0)];
+        write_all_at(fd.as_fd(), 0, &zeros, 1, ReadWriteFlags::empty())?;
+        fs::fsync(&fd)?;
+        fs::renameat(&self.dir, &*tmp, &self.dir, name)?;
+        Ok(fd)
+    }
+
     fn disk(self: Arc<Self>, options: &Options) -> Result<(Box<dyn Disk>, BackendInfo), OpenError> {
         calibrate::choose(&*self, options)
     }

@@ -11,6 +11,7 @@ use crate::disk::os::OsStore;
 use crate::error::ReadError;
 use crate::log::Log;
 use crate::lsn::Lsn;
+use crate::shared::Shared;
 
 /// Where a reader starts.
 #[derive(Clone, Copy)]
@@ -104,8 +105,18 @@ impl Reader {
         Reader::of_dir(dir.as_ref(), From::Last(n))
     }
 
+    /// A reader of a log that this process writes to.
+    pub(crate) fn live(shared: &Arc<Shared>, from: Lsn) -> Result<Reader, ReadError> {
+        let watermark = Watermark::Live(shared.clone());
+        Reader::with(shared.store.clone(), watermark, From::Lsn(from.get()))
+    }
+
+    /// A reader that goes by what the log's batches vouch for.
+    pub(crate) fn vouched(store: Arc<dyn Store>, from: Lsn) -> Result<Reader, ReadError> {
+        Reader::with(store.clone(), Watermark::Vouched(store), From::Lsn(from.get()))
+    }
+
     /// A reader of a log of which `durable` tells the watermark.
-    #[cfg_attr(not(any(test, feature = "sim")), allow(dead_code))]
     pub(crate) fn new(
         store: Arc<dyn Store>,
         durable: Box<dyn Fn() -> u64 + Send + Sync>,

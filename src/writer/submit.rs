@@ -76,8 +76,7 @@ impl Writer {
     pub(super) fn submit_batch(&mut self, seal: &Seal, sealed: Sealed, budget: u64) {
         let now = self.shared.clock.now_ns();
         let file = self.space.advance(&self.shared, &sealed.header, sealed.crc);
-        let count = u64::from(sealed.header.count);
-        let last = seal.first_lsn + count - 1;
+        let last = sealed.header.last_lsn();
         self.count_batch(&sealed);
         self.submitted_bytes = sealed.header.payload_bytes as usize;
         let durable = self.tuning.durability == Durability::Durable;
@@ -93,13 +92,7 @@ impl Writer {
             submitted_ns: now,
             ..RawTiming::default()
         };
-        let what = What::Batch {
-            last,
-            count,
-            bytes: u64::from(sealed.header.payload_bytes),
-            vouches: seal.synced_lsn,
-            budget,
-        };
+        let what = What::Batch { header: sealed.header, budget };
         self.submit(file, kind, what, timing);
     }
 
@@ -141,7 +134,7 @@ impl Writer {
     ) {
         let token = self.next_token;
         self.next_token += 1;
-        self.flight.push_back(Flight { token, what, finished: false, timing });
+        self.flight.push_back(Flight { token, what, finished: false, image: None, timing });
         self.disk.submit(Op { token, file, kind });
     }
 }

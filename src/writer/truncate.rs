@@ -96,9 +96,23 @@ impl Writer {
         self.linger = Linger::default();
         self.idle_since_ns = shared.clock.now_ns();
         drop(files);
+        self.tell_followers();
         // The preparer's plan has changed.
         self.space.ring_preparer();
         Ok(Lsn::new(lsn))
+    }
+
+    /// What is in memory is not the log any more, and whoever sleeps at its end may stand behind it.
+    fn tell_followers(&mut self) {
+        self.shared.tail.clear();
+        self.tail.clear();
+        self.shared.show_status();
+        // Those who wait for a number not given out sleep again.
+        self.waiters.take_all(&self.shared.commit, &mut self.to_wake);
+        while let Some(node) = self.to_wake.pop() {
+            node.wake();
+        }
+        self.wake_readers();
     }
 
     /// A write or a sync failed: nothing may be tried again.

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicUsize;
 
 use super::*;
 use crate::disk::{Access, BackendInfo, DeviceFacts, Disk, File, LockError, LockGuard};
+use crate::error::IoError;
 
 type WriteFooters = fn(&Arc<MemStore>, u64);
 
