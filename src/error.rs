@@ -215,6 +215,9 @@ pub struct LockHolder {
 
 impl fmt::Display for LockHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.pid == std::process::id() {
+            return f.write_str("this process itself, through another `Log`");
+        }
         match &self.name {
             Some(name) => write!(f, "process {} ({name})", self.pid),
             None => write!(f, "process {}", self.pid),

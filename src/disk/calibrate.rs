@@ -425,19 +425,24 @@ fn why(choice: &Choice, earlier: &str, direct: bool) -> String {
     if !direct {
         text.push_str("; files go through the page cache, where io_uring gains nothing");
     }
+    for (reason, methods) in refusals(&choice.probes) {
+        text.push_str(&format!("; not {}: {reason}", methods.join(", ")));
+    }
+    text.push('.');
+    text
+}
+
+/// What was refused, each cause once, with the methods that it rules out.
+fn refusals(probes: &[MethodProbe]) -> Vec<(&str, Vec<&str>)> {
     let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
-    for probe in &choice.probes {
+    for probe in probes {
         let Some(reason) = probe.refused.as_deref() else { continue };
         match reasons.iter_mut().find(|(known, _)| *known == reason) {
             Some((_, methods)) => methods.push(probe.method.name()),
             None => reasons.push((reason, vec![probe.method.name()])),
         }
     }
-    for (reason, methods) in reasons {
-        text.push_str(&format!("; not {}: {reason}", methods.join(", ")));
-    }
-    text.push('.');
-    text
+    reasons
 }
 
 fn refused(method: Method, error: &io::Error) -> MethodProbe {
@@ -461,9 +466,8 @@ fn refused(method: Method, error: &io::Error) -> MethodProbe {
 /// The error when none of the allowed methods works.
 fn all_refused(probes: &[MethodProbe]) -> OpenError {
     let mut what = String::from("no way to the disk that the options allow works here");
-    for probe in probes {
-        let reason = probe.refused.as_deref().unwrap_or_default();
-        what.push_str(&format!("; {}: {reason}", probe.method));
+    for (reason, methods) in refusals(probes) {
+        what.push_str(&format!("; {}: {reason}", methods.join(", ")));
     }
     let fix = if probes.iter().any(|probe| probe.method.is_ring()) {
         "allow io_uring (the container's seccomp profile, sysctl kernel.io_uring_disabled=0, \

@@ -100,7 +100,11 @@ pub fn run(args: Args) -> Result<(), Failure> {
         Ok(()) => {}
     }
     if let Err(stop) = fed {
-        return Err(stop.into_failure(&name));
+        let stored = Stored {
+            records: last.get().saturating_sub(before.get()),
+            in_order: args.producers == 1,
+        };
+        return Err(stop.into_failure(&name, &stored));
     }
     synced?;
     closed?;
@@ -117,6 +121,11 @@ fn open_input(file: Option<&PathBuf>) -> Result<(File, String), Failure> {
         Some(path) => {
             let name = path.display().to_string();
             let file = File::open(path).map_err(|error| Failure::reading(&name, &error))?;
+            // Found out before a log is made; a directory can be opened, and fails when it is read.
+            if file.metadata().is_ok_and(|file| file.is_dir()) {
+                let error = io::Error::from(io::ErrorKind::IsADirectory);
+                return Err(Failure::reading(&name, &error));
+            }
             Ok((file, name))
         }
         None => {
@@ -162,19 +171,50 @@ fn summarize(
         _ => format!(" (numbers {} to {last})", before.next()),
     };
     let interrupted = if interrupt.is_raised() { "interrupted: " } else { "" };
+    // What was read and not stored is in no sum.
+    let (bytes, rate) = match records == lines.lines {
+        true => (
+            format!(", {}", units::bytes(lines.payload_bytes)),
+            format!(", {:.1} MB/s", units::per_second(lines.payload_bytes, elapsed) / 1e6),
+        ),
+        false => (String::new(), String::new()),
+    };
     note(&format!(
-        "{interrupted}appended {} {noun}{range}, {} in {:.3} s: {} records/s, {:.1} MB/s, {level}",
+        "{interrupted}appended {} {noun}{range}{bytes} in {:.3} s: {} records/s{rate}, {level}",
         units::count(records),
-        units::bytes(lines.payload_bytes),
         elapsed.as_secs_f64(),
         units::count(units::per_second(records, elapsed) as u64),
-        units::per_second(lines.payload_bytes, elapsed) / 1e6,
     ));
     if lines.unfinished_bytes > 0 {
         note(&format!(
             "{} of a line that was not finished when the signal came are not stored",
             units::bytes(lines.unfinished_bytes as u64)
         ));
+    }
+}
+
+/// How much of the input was stored when it ended early.
+struct Stored {
+    records: u64,
+    /// Whether these are its first lines.
+    in_order: bool,
+}
+
+impl Stored {
+    fn text(&self, name: &str) -> String {
+        let records = self.records;
+        match (records, self.in_order) {
+            (0, _) => format!("no line of {name} is stored"),
+            (_, true) => format!(
+                "lines 1 to {records} of {name} are stored, what follows is not: once that is mended, \
+                 go on from line {}",
+                records + 1
+            ),
+            (_, false) => format!(
+                "{records} lines of {name} are stored; with several producers these need not be the \
+                 first ones"
+            ),
+        }
     }
 }
 
@@ -187,7 +227,7 @@ enum Stop {
 }
 
 impl Stop {
-    fn into_failure(self, name: &str) -> Failure {
+    fn into_failure(self, name: &str, stored: &Stored) -> Failure {
         match self {
             Stop::Input(Refused::Read(error)) => Failure::reading(&name, &error),
             Stop::Input(Refused::TooLong { line, max }) => Failure::Failed(format!(
@@ -196,7 +236,12 @@ impl Stop {
                  --segment-bytes, or split it",
                 units::bytes(max as u64)
             )),
-            Stop::Append(error) => error.into(),
+            Stop::Append(AppendError::NoSpace) => Failure::Failed(format!(
+                "no space on the file system (or no file descriptor, or memory) for a further \
+                 segment; {}",
+                stored.text(name)
+            )),
+            Stop::Append(error) => Failure::Failed(format!("{error}; {}", stored.text(name))),
             Stop::Lost => Failure::Failed("a producer thread panicked".to_owned()),
         }
     }

@@ -4,10 +4,9 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use uringlog::{Lsn, Reader};
+use uringlog::{BackReader, Lsn, Reader};
 
 use crate::exit::{Failure, note};
-use crate::places::{self, Back};
 use crate::records::{FormArgs, Printer, Shown};
 use crate::units;
 
@@ -75,8 +74,8 @@ const OUT_BYTES: usize = 256 << 10;
 /// Opens the log where `start` says; by default at the first record that it holds.
 pub fn open(dir: &Path, start: StartArgs) -> Result<Reader, Failure> {
     Ok(match start {
-        StartArgs { last: Some(n), .. } => places::last(dir, n)?,
-        StartArgs { since: Some(time), .. } => places::since(dir, time)?,
+        StartArgs { last: Some(n), .. } => Reader::open_dir_last(dir, n)?,
+        StartArgs { since: Some(time), .. } => Reader::open_dir_at(dir, time)?,
         // No number stands for the first that there is.
         StartArgs { from, .. } => Reader::open_dir(dir, from.map_or(Lsn::NONE, Lsn::new))?,
     })
@@ -101,31 +100,22 @@ fn print_records(args: &Args, printer: &mut Printer<impl Write>) -> Result<bool,
 
 /// Prints records newest first.
 fn print_back(args: &Args, printer: &mut Printer<impl Write>) -> Result<bool, Failure> {
-    let mut back = Back::open(&args.dir, args.start.from.map(Lsn::new))?;
+    let from = args.start.from.map_or(Lsn::NONE, Lsn::new);
+    let mut reader = BackReader::open_dir(&args.dir, from)?;
     let mut left = args.max.unwrap_or(u64::MAX).min(args.start.last.unwrap_or(u64::MAX));
     while left > 0 {
-        let step = back.next_record(|record| {
-            if args.start.since.is_some_and(|since| record.written_at < since) {
-                return Ok(Step::Done);
-            }
-            if args.until.is_some_and(|until| record.written_at >= until) {
-                return Ok(Step::Skipped);
-            }
-            printer.print(record).map(|()| Step::Printed)
-        })?;
-        match step.transpose().map_err(|error| Failure::output(&error))? {
-            None | Some(Step::Done) => break,
-            Some(Step::Skipped) => {}
-            Some(Step::Printed) => left -= 1,
+        let Some(record) = reader.next_record()? else { break };
+        let record = Shown::from(&record);
+        if args.start.since.is_some_and(|since| record.written_at < since) {
+            break;
         }
+        if args.until.is_some_and(|until| record.written_at >= until) {
+            continue;
+        }
+        printer.print(record).map_err(|error| Failure::output(&error))?;
+        left -= 1;
     }
     Ok(false)
-}
-
-enum Step {
-    Printed,
-    Skipped,
-    Done,
 }
 
 /// Says when more can be read than what is known to be durable.

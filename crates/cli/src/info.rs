@@ -4,40 +4,72 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
-use uringlog::{Inspection, Lsn, Options, Reader, SegmentState};
+use uringlog::{Inspection, Lsn, Options, ReadError, Reader, SegmentInfo, SegmentState};
 
+use crate::cursor::{self, Standing};
 use crate::exit::Failure;
 use crate::units;
+
+mod damaged;
+mod ranges;
 
 /// Arguments of `uringlog info`.
 #[derive(clap::Args)]
 pub struct Args {
     /// The log's directory
     dir: PathBuf,
-    /// Reads and verifies every record, to tell payload bytes and space amplification; done anyway
-    /// for logs of up to 1 GiB
+    /// Reads and verifies every record
     #[arg(long)]
     full: bool,
+    /// One line for each segment, instead of one for each run of them
+    #[arg(long)]
+    segments: bool,
     /// Prints one JSON object
     #[arg(long)]
     json: bool,
 }
 
-/// Logs that take no more are read from end to end.
-const READ_BYTES_MAX: u64 = 1 << 30;
-
 /// Runs `uringlog info`.
 pub fn run(args: Args) -> Result<(), Failure> {
-    let log = uringlog::inspect(&args.dir)?;
-    let used_bytes = used_bytes(&log);
-    let payload = match args.full || used_bytes <= READ_BYTES_MAX {
-        true => Some(read_payload(&args.dir)?),
-        false => None,
+    let log = match uringlog::inspect(&args.dir) {
+        Err(ReadError::Damaged(damage)) => {
+            print(&damaged::text(&args.dir, args.json))?;
+            return Err(Failure::Damage(damage.to_string()));
+        }
+        found => found?,
     };
-    let found = Found { writer: writer(&args.dir), used_bytes, payload, log, dir: args.dir };
-    let text = if args.json { format!("{}\n", found.json()) } else { found.text() };
+    let cursors = cursor::standings(&args.dir, &log);
+    let verified = args.full.then(|| read_payload(&args.dir));
+    let payload = match &verified {
+        Some(Ok(bytes)) => Some(*bytes),
+        _ => log
+            .segments
+            .iter()
+            .filter(|segment| has_records(segment))
+            .map(|s| s.payload_bytes)
+            .sum(),
+    };
+    let writer = writer(&args.dir);
+    let (cursors, refused) = match cursors {
+        Ok(cursors) => (cursors, None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    let found =
+        Found { dir: args.dir, used_bytes: used_bytes(&log), log, payload, cursors, writer };
+    let text = match args.json {
+        true => format!("{}\n", found.json()),
+        false => found.text(args.segments),
+    };
+    // What is intact is printed whatever else is met.
+    print(&text)?;
+    verified.transpose()?;
+    refused.map_or(Ok(()), |error| Err(error.into()))
+}
+
+fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| Failure::output(&e))
 }
@@ -45,6 +77,10 @@ pub fn run(args: Args) -> Result<(), Failure> {
 /// Bytes of the segments that are in use.
 fn used_bytes(log: &Inspection) -> u64 {
     log.segments.iter().map(|segment| segment.used_bytes).sum()
+}
+
+fn has_records(segment: &SegmentInfo) -> bool {
+    matches!(segment.state, SegmentState::Live | SegmentState::Sealed)
 }
 
 /// Payload bytes of all durable records.
@@ -62,8 +98,9 @@ struct Found {
     dir: PathBuf,
     log: Inspection,
     used_bytes: u64,
-    /// Payload bytes, where all was read.
+    /// Payload bytes, where the segments tell or all was read.
     payload: Option<u64>,
+    cursors: Vec<Standing>,
     /// The process that has it open for writing, where /proc/locks shows one.
     writer: Option<u32>,
 }
@@ -74,7 +111,7 @@ impl Found {
     }
 
     fn file_bytes(&self) -> u64 {
-        self.log.segments.iter().map(|segment| segment.bytes).sum()
+        self.log.segments.iter().chain(&self.log.spares).map(|segment| segment.bytes).sum()
     }
 
     /// Bytes on disk for each payload byte: headers, tables, padding, and ends of segments.
@@ -83,7 +120,7 @@ impl Found {
         Some(self.used_bytes as f64 / payload as f64)
     }
 
-    fn text(&self) -> String {
+    fn text(&self, all_segments: bool) -> String {
         let log = &self.log;
         let mut rows = vec![("log", format!("{} in {}", log.log_id, self.dir.display()))];
         rows.push((
@@ -93,6 +130,14 @@ impl Found {
                 n => format!("{} (numbers {} to {})", units::count(n), log.first_lsn, log.last_lsn),
             },
         ));
+        let (oldest, newest) = self.times();
+        if let (Some(oldest), Some(newest)) = (oldest, newest) {
+            let (from, to) = (units::rfc3339(oldest), units::rfc3339(newest));
+            rows.push(("written", format!("from {from} to {to} ({} ago)", units::age(newest))));
+        }
+        if log.generation > 0 {
+            rows.push(("generation", format!("{} (truncated so often)", log.generation)));
+        }
         if log.vouched_lsn < log.last_lsn {
             rows.push((
                 "known durable",
@@ -140,53 +185,39 @@ impl Found {
         ));
         let rows: String =
             rows.iter().map(|(name, value)| format!("{name:<14} {value}\n")).collect();
-        rows + "\n" + &self.segments()
-    }
-
-    fn segments(&self) -> String {
-        let mut text = format!(
-            "{:>8}  {:<6} {:>14} {:>14} {:>10} {:>10}\n",
-            "segment", "state", "first", "last", "used", "size"
-        );
-        for segment in &self.log.segments {
-            let number = |lsn: Option<Lsn>| lsn.map_or("-".to_owned(), |lsn| lsn.to_string());
-            text += &format!(
-                "{:>8}  {:<6} {:>14} {:>14} {:>10} {:>10}\n",
-                segment.epoch,
-                state_name(segment.state),
-                number(segment.first_lsn),
-                number(segment.last_lsn),
-                units::bytes(segment.used_bytes),
-                units::bytes(segment.bytes),
-            );
+        let mut text = rows + "\n" + &ranges::table(log, all_segments);
+        if !self.cursors.is_empty() {
+            text += &format!("\n{}", cursor::table(&self.cursors));
         }
         text
     }
 
+    /// When the first and the last record were written, where the segments tell.
+    fn times(&self) -> (Option<SystemTime>, Option<SystemTime>) {
+        let mut with_records =
+            self.log.segments.iter().filter(|segment| segment.first_lsn.is_some());
+        let first = with_records.next();
+        (
+            first.and_then(|s| s.first_time),
+            with_records.next_back().or(first).and_then(|s| s.last_time),
+        )
+    }
+
     fn json(&self) -> Value {
         let log = &self.log;
-        let segments: Vec<Value> = log
-            .segments
-            .iter()
-            .map(|segment| {
-                json!({
-                    "epoch": segment.epoch,
-                    "name": segment.name,
-                    "state": state_name(segment.state),
-                    "first_lsn": segment.first_lsn.map(Lsn::get),
-                    "last_lsn": segment.last_lsn.map(Lsn::get),
-                    "used_bytes": segment.used_bytes,
-                    "bytes": segment.bytes,
-                })
-            })
-            .collect();
+        let segments = Value::from_iter(log.segments.iter().map(segment_json));
+        let spares = Value::from_iter(log.spares.iter().map(segment_json));
+        let (oldest, newest) = self.times();
         json!({
             "dir": self.dir.to_string_lossy(),
             "log_id": log.log_id.to_string(),
             "first_lsn": log.first_lsn.get(),
             "last_lsn": log.last_lsn.get(),
             "vouched_lsn": log.vouched_lsn.get(),
+            "first_time": oldest.map(units::rfc3339),
+            "last_time": newest.map(units::rfc3339),
             "records": self.records(),
+            "generation": log.generation,
             "payload_bytes": self.payload,
             "used_bytes": self.used_bytes,
             "file_bytes": self.file_bytes(),
@@ -200,8 +231,25 @@ impl Found {
             "writer_pid": self.writer,
             "memory_bytes_max": Options::new().memory_bytes_max(),
             "segments": segments,
+            "spares": spares,
+            "cursors": Value::from_iter(self.cursors.iter().map(Standing::json)),
         })
     }
+}
+
+fn segment_json(segment: &SegmentInfo) -> Value {
+    json!({
+        "epoch": segment.epoch,
+        "name": segment.name,
+        "state": state_name(segment.state),
+        "first_lsn": segment.first_lsn.map(Lsn::get),
+        "last_lsn": segment.last_lsn.map(Lsn::get),
+        "first_time": segment.first_time.map(units::rfc3339),
+        "last_time": segment.last_time.map(units::rfc3339),
+        "payload_bytes": segment.payload_bytes,
+        "used_bytes": segment.used_bytes,
+        "bytes": segment.bytes,
+    })
 }
 
 fn state_name(state: SegmentState) -> &'static str {
@@ -209,6 +257,7 @@ fn state_name(state: SegmentState) -> &'static str {
         SegmentState::Live => "live",
         SegmentState::Sealed => "sealed",
         SegmentState::Ready => "ready",
+        SegmentState::Spare => "spare",
         _ => "other",
     }
 }

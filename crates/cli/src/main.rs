@@ -1,7 +1,7 @@
 //! The command `uringlog`: puts lines into a log, gets them out, looks at a log, and measures the
 //! machine's own disk.
 //!
-//! [`append`], [`cat`], [`tail`], [`cursor`], [`info`] and [`mod@bench`] each own one subcommand; [`exit`] owns what the
+//! [`append`], [`cat`], [`tail`], [`trim`], [`cursor`], [`info`] and [`mod@bench`] each own one subcommand; [`exit`] owns what the
 //! process ends with, [`signals`] how Ctrl-C reaches a command.
 #![deny(unsafe_code)]
 
@@ -14,10 +14,10 @@ mod exit;
 mod info;
 mod lines;
 mod newline;
-mod places;
 mod records;
 mod signals;
 mod tail;
+mod trim;
 mod units;
 
 use std::process::ExitCode;
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Command::Append(args) => append::run(args),
         Command::Cat(args) => cat::run(args),
         Command::Tail(args) => tail::run(args),
+        Command::Trim(args) => trim::run(args),
         Command::Cursor(args) => cursor::run(args),
         Command::Info(args) => info::run(args),
         Command::Bench(args) => bench::run(args),
@@ -62,6 +63,8 @@ enum Command {
     Cat(cat::Args),
     /// Prints the last records, and with -f those that come
     Tail(tail::Args),
+    /// Lets a log that nobody writes start later, and gives the space back
+    Trim(trim::Args),
     /// Lists, sets and removes cursors: named positions of consumers
     Cursor(cursor::Args),
     /// Describes a log: numbers, segments, sizes, torn tail, writer, memory

@@ -47,7 +47,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     if args.follow {
         return follow(&args.dir, reader, &mut printer);
     }
-    let printed = drain(&args.dir, reader, &mut printer);
+    let printed = drain(reader, &mut printer);
     let flushed = printer.finish(printed.is_ok().then_some(&args.dir));
     printed?;
     flushed.map_err(|error| Failure::output(&error))
@@ -55,11 +55,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
 
 const OUT_BYTES: usize = 64 << 10;
 
-fn drain(
-    _dir: &Path,
-    mut reader: Reader,
-    printer: &mut Printer<impl Write>,
-) -> Result<(), Failure> {
+fn drain(mut reader: Reader, printer: &mut Printer<impl Write>) -> Result<(), Failure> {
     while let Some(record) = reader.next_record()? {
         printer.print(Shown::from(&record)).map_err(|error| Failure::output(&error))?;
     }

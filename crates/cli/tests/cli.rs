@@ -1,119 +1,17 @@
 //! The command as its users meet it: the built binary on real directories.
 
+mod common;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use common::*;
+use rustix::process::Signal;
 use serde_json::Value;
-
-/// Small segments: quick to prepare, and small inputs already cross them.
-const SEGMENT: &str = "--segment-bytes=1M";
-
-/// A fresh directory on the disk that holds the build.
-struct Dir(tempfile::TempDir);
-
-impl Dir {
-    fn new() -> Self {
-        Dir(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn log(&self) -> String {
-        self.path("log").to_str().unwrap().to_owned()
-    }
-}
-
-fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_uringlog"));
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-fn run(args: &[&str]) -> Output {
-    command(args).output().unwrap()
-}
-
-fn run_with_input(args: &[&str], input: &[u8]) -> Output {
-    let mut child = command(args).stdin(Stdio::piped()).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    thread::scope(|scope| {
-        scope.spawn(move || _ = stdin.write_all(input));
-        child.wait_with_output().unwrap()
-    })
-}
-
-/// `append DIR`, with buffered I/O where the file system refuses direct I/O.
-fn append(log: &str, more: &[&str], input: &[u8]) -> Output {
-    let mut args = vec!["append", log, SEGMENT];
-    args.extend(more);
-    let output = run_with_input(&args, input);
-    if code(&output) != 4 {
-        return output;
-    }
-    args.push("--buffered");
-    run_with_input(&args, input)
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap_or(-1)
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-#[track_caller]
-fn succeeds(output: Output) -> Vec<u8> {
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
-    output.stdout
-}
-
-#[track_caller]
-fn fails(output: &Output, expected: i32, message: &str) {
-    assert_eq!(code(output), expected, "{}", stderr(output));
-    assert!(stderr(output).contains(message), "{}", stderr(output));
-    assert!(!stderr(output).contains("panicked"), "{}", stderr(output));
-}
-
-/// What is acknowledged can be read by others once the writer vouches for it, some milliseconds
-/// after it has become idle.
-#[track_caller]
-fn cat_shows_soon(log: &str, expected: &[u8]) {
-    for _ in 0..200 {
-        if succeeds(run(&["cat", log])) == expected {
-            return;
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    assert_eq!(succeeds(run(&["cat", log])), expected);
-}
-
-fn wait_for_exit(mut child: Child) -> Output {
-    for _ in 0..600 {
-        if child.try_wait().unwrap().is_some() {
-            return child.wait_with_output().unwrap();
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
-    child.kill().unwrap();
-    panic!("still running after 30 s: {}", stderr(&child.wait_with_output().unwrap()));
-}
-
-fn signal(child: &Child, signal: Signal) {
-    kill_process(Pid::from_child(child), signal).unwrap();
-}
-
-fn utf16(text: &str, big_endian: bool) -> Vec<u8> {
-    let bytes = |unit: u16| if big_endian { unit.to_be_bytes() } else { unit.to_le_bytes() };
-    std::iter::once(0xfeff).chain(text.encode_utf16()).flat_map(bytes).collect()
-}
 
 #[test]
 fn what_was_appended_comes_back_byte_for_byte() {
@@ -308,6 +206,10 @@ fn failures_have_their_codes() {
     fails(&run(&["cat", &missing]), 1, "there is no log");
     fails(&run(&["info", &missing]), 1, "there is no log");
     fails(&append(&dir.log(), &["--file", &missing], b""), 1, "cannot read");
+    let unmade = dir.path("unmade").to_str().unwrap().to_owned();
+    fails(&append(&unmade, &["--file", dir.path("").to_str().unwrap()], b""), 1, "cannot read");
+    fails(&append(&unmade, &["--file", &missing], b""), 1, "cannot read");
+    assert!(!Path::new(&unmade).exists(), "no log is made for an input that cannot be read");
     fails(&run(&["append"]), 2, "Usage");
     fails(&run(&["cat", &dir.log(), "--json", "--raw"]), 2, "cannot be used with");
     fails(&run(&["append", &dir.log(), "--method", "prayer"]), 2, "ring-dsync");
