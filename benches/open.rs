@@ -31,7 +31,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                 read[at] = log.recovery().bytes_read;
                 log.append(b"so that something is at the end")?.wait()?;
                 match how {
-                    End::Clean => drop(log.close()?),
+                    End::Clean => {
+                        log.close()?;
+                    }
                     // A copy of the process dies with the log open.
                     End::Crash => die_with(log, path)?,
                 }

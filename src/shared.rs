@@ -241,7 +241,7 @@ impl Shared {
         }
         let cut = || {
             let is_cut = self.extent.generation() != generation;
-            is_cut.then(|| WaitError::Truncated { last: Lsn::NONE })
+            is_cut.then_some(WaitError::Truncated { last: Lsn::NONE })
         };
         self.commit.wait(lsn, Level::Synced, deadline, self.waiter_idle, cut)
     }

@@ -334,7 +334,7 @@ fn a_follower_outlives_the_writers_that_are_killed() {
     if let Some((_, dir)) = role() {
         return write_until_killed(&dir);
     }
-    each_backend(|case| follow_killed_writers(case));
+    each_backend(follow_killed_writers);
 }
 
 fn follow_killed_writers(case: &Case) {

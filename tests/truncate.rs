@@ -224,7 +224,7 @@ fn sim_append_to(log: &Log, stepper: &mut Stepper, generation: u64, last: u64) {
             Err(AppendError::Full) => settle(stepper),
             Err(_) => return,
         }
-        if lsn % 7 == 0 {
+        if lsn.is_multiple_of(7) {
             settle(stepper);
         }
     }
