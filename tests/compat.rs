@@ -58,7 +58,7 @@ fn early(lsn: u64, last: u64) -> Vec<u8> {
 fn past(lsn: u64) -> Vec<u8> {
     let generation = match lsn {
         ..=60 => 0,
-        ..=70 => 1,
+        61..=70 => 1,
         _ => 2,
     };
     past_record(generation, lsn)
