@@ -105,6 +105,10 @@ pub fn live(world: &mut World, plan: &Plan) -> Outcome {
         Some(_) => world.try_open(&plan.setup).ok(),
     };
     let Some((log, stepper)) = opened else { return Outcome::default() };
+    if world.disk.crashed() {
+        // It did while the cursors were looked at.
+        return Outcome::default();
+    }
     if let Some(fault) = plan.fault.filter(|fault| !fault.when_opening) {
         arm(world, fault);
     }

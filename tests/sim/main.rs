@@ -157,7 +157,7 @@ fn live_and_die(world: &mut World, seed: u64) {
         world.live(&plan);
         look_and_restart(world, &mut rng, &plan);
     }
-    assert!(world.open(&setup).is_some());
+    assert!(world.open(&setup).is_some() && !world.disk.crashed());
 }
 
 /// The same run again and again, crashed at each of its boundaries, with several outcomes each; and
