@@ -38,6 +38,11 @@ impl Clock {
         }
     }
 
+    /// Whether a test moves the clock.
+    pub(crate) fn is_manual(&self) -> bool {
+        matches!(self, Clock::Manual(_))
+    }
+
     /// The instant at which this clock showed `ns`.
     pub(crate) fn instant(&self, ns: u64) -> Option<Instant> {
         match self {

@@ -128,6 +128,7 @@ impl MarkFile {
     /// Both slots get it: a sector that goes bad later brings no older mark back.
     pub(crate) fn set(&mut self, store: &dyn Store, mark: Mark) -> Result<(), IoError> {
         let bytes = mark.encode();
+        // Both slots, each durable: a sector that goes bad brings no older mark back.
         self.file.write(store, &bytes)?;
         self.file.write(store, &bytes)?;
         self.mark = mark;

@@ -100,7 +100,7 @@ impl Default for Options {
             depth: None,
             buffered: false,
             calibrate: true,
-            prepare_bytes_per_s: 128 << 20,
+            prepare_bytes_per_s: 64 << 20,
             max_bytes: None,
             spares_max: 2,
             retain_bytes: None,
@@ -260,7 +260,7 @@ impl Options {
     }
 
     /// Bytes a second at which new segments are filled with zeros while enough stand ready: 1 MiB
-    /// to 1 TiB, default 128 MiB. The preparer is not held back while less than one stands ready,
+    /// to 1 TiB, default 64 MiB. The preparer is not held back while less than one stands ready,
     /// and follows the rate at which the log is written.
     pub fn prepare_bytes_per_s(mut self, bytes: u64) -> Self {
         self.prepare_bytes_per_s = bytes;

@@ -24,7 +24,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
 use filling::Filling;
-use pace::Pace;
+use pace::{Pace, Rest};
 pub(crate) use policies::Policies;
 use removing::Removing;
 
@@ -136,7 +136,10 @@ pub(crate) struct Preparer {
     told_no_space: bool,
     /// While both have work, steps of filling and of removing take turns.
     removed_last: bool,
+    /// There was nothing to do when it last looked.
+    was_idle: bool,
     pace: Pace,
+    rest: Rest,
 }
 
 /// What every segment of this log is made like.
@@ -193,12 +196,17 @@ impl Preparer {
             policies,
             told_no_space: false,
             removed_last: false,
+            was_idle: true,
             pace,
+            rest: Rest::default(),
         }
     }
 
     /// The preparer's thread.
     pub(crate) fn run(mut self) {
+        // The writer and its producers come first, where there are few cores. Of a thread, not of the process, on
+        // Linux; where it is refused, the thread is as good as any.
+        let _nicer = rustix::process::setpriority_process(None, 10);
         let outcome = catch_unwind(AssertUnwindSafe(|| self.run_to_the_end()));
         if outcome.is_err() {
             // Nobody would prepare a segment any more, and all would wait for it.
@@ -215,10 +223,18 @@ impl Preparer {
             match step {
                 Step::Again(Duration::ZERO) => {}
                 Step::Again(pause) => {
-                    let hurried = || news() || self.is_late() && pause < RETRY;
+                    let rests = self.resting().is_some();
+                    let hurried = || {
+                        self.link.is_stopped()
+                            || !rests && self.link.has_news()
+                            || self.is_late() && pause < RETRY
+                    };
                     self.link.bell.sleep(Some(pause), hurried);
                 }
-                Step::Idle(pause) => self.link.bell.sleep(pause, || news() || self.is_needed()),
+                Step::Idle(pause) => {
+                    self.was_idle = true;
+                    self.link.bell.sleep(pause, || news() || self.is_needed());
+                }
                 Step::Stop => return,
             }
         }
@@ -229,6 +245,9 @@ impl Preparer {
         if self.link.is_stopped() {
             self.end();
             return Step::Stop;
+        }
+        if let Some(left) = self.resting() {
+            return Step::Again(left);
         }
         let shared = self.shared.clone();
         let mut files = shared.extent.files();
@@ -249,6 +268,11 @@ impl Preparer {
         files.catalog.keep_up(self.shared.extent.generation());
         self.give_up_if_truncated(files);
         let needed = self.filling.is_some() || self.is_needed();
+        if needed && core::mem::take(&mut self.was_idle) {
+            // The rotation that made it necessary is over first.
+            self.rest.begin(&self.shared, Rest::START);
+            return Ok(Step::Again(Duration::ZERO));
+        }
         if needed
             && self.filling.is_none()
             && let Some(step) = self.recycle(files)?
@@ -269,6 +293,11 @@ impl Preparer {
             return Ok(Step::Again(Duration::ZERO));
         }
         if removes { self.remove(files) } else { Ok(Step::Idle(self.policies.next_look())) }
+    }
+
+    /// How long it still rests, while nobody waits for it.
+    fn resting(&self) -> Option<Duration> {
+        if self.is_late() { None } else { self.rest.left(&self.shared) }
     }
 
     /// No space for a further segment: what may go goes first, then the writer is told.

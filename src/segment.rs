@@ -20,7 +20,7 @@ pub(crate) const TMP_SUFFIX: &str = ".tmp";
 pub(crate) const SPARE_SUFFIX: &str = ".spare";
 
 /// Most bytes of zeros that one step writes.
-const FILL_CHUNK_BYTES: usize = 1 << 20;
+const FILL_CHUNK_BYTES: usize = 2 << 20;
 
 /// Where random numbers come from: the system, or a seeded simulation.
 pub(crate) type Entropy<'a> = &'a dyn Fn() -> io::Result<u64>;
@@ -93,7 +93,7 @@ impl Filler {
         }
     }
 
-    /// Writes the next zeros: whole blocks, at least one, at most `bytes_max` and 1 MiB. True when
+    /// Writes the next zeros: whole blocks, at least one, at most `bytes_max` and 2 MiB. True when
     /// the whole file is written.
     pub(crate) fn step(&mut self, bytes_max: usize) -> io::Result<bool> {
         let Some(zeros) = &self.zeros else { return Ok(true) };
@@ -150,11 +150,20 @@ impl Filler {
     /// header of any block size could stand: no header of its earlier life is left.
     pub(crate) fn write_headers(&self) -> io::Result<()> {
         let headers = self.header.data_offset() as usize;
-        let bytes = match self.header.recycled {
+        let bytes = match self.header.recycled && !self.had_same_block()? {
             true => headers.max((2 * BLOCK_BYTES_MAX).min(self.header.segment_bytes as usize)),
             false => headers,
         };
         write_start(&*self.file, &self.header, bytes)
+    }
+
+    /// Whether the headers of the file's earlier life stand where the new ones will.
+    fn had_same_block(&self) -> io::Result<bool> {
+        let block = self.header.block_bytes as usize;
+        let mut start = AlignedBuf::new(block)?;
+        let read = self.file.read_at(0, &mut start[..block])?;
+        let before = SegmentHeader::decode(&start[..read.min(block)]);
+        Ok(before.is_ok_and(|before| before.block_bytes == self.header.block_bytes))
     }
 
     /// Gives the file its final name, which is not durable yet.

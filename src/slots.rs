@@ -140,7 +140,7 @@ impl SlotFile {
             let block = block_bytes(store);
             let bytes = slot_block(block, self.kind, self.log_id, sequence, content)?;
             self.file.write_at(sequence % 2 * SLOT_STRIDE, &bytes[..block])?;
-            self.file.sync()
+            self.file.sync_data()
         };
         put().map_err(|error| IoError::new("write", store.path(&self.name), error))
     }

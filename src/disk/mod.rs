@@ -84,6 +84,10 @@ pub(crate) trait File: Send + Sync {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Makes the file's bytes and metadata durable (fsync). Covers writes that returned before it.
     fn sync(&self) -> io::Result<()>;
+    /// The same for the bytes alone, of a file whose size and place do not change (fdatasync).
+    fn sync_data(&self) -> io::Result<()> {
+        self.sync()
+    }
     /// The descriptor, where the file is one of the operating system; -1 on a simulated disk.
     fn raw_fd(&self) -> i32;
     /// The simulated disk's number for the file; 0 on a real one.

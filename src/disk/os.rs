@@ -333,6 +333,10 @@ impl File for OsFile {
         Ok(fs::fsync(&self.fd)?)
     }
 
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(fs::fdatasync(&self.fd)?)
+    }
+
     fn raw_fd(&self) -> i32 {
         self.fd.as_raw_fd()
     }

@@ -10,14 +10,33 @@ use super::{Preparer, Step, Trouble};
 use crate::extent::Files;
 use crate::segment::Filler;
 
-/// Bytes filled between two pauses.
-const STEP_BYTES: usize = 256 << 10;
+/// Bytes filled between two pauses: a commit that meets them waits for their write.
+const STEP_BYTES: usize = 32 << 10;
 
-/// A segment that is being filled.
+/// A segment that is being made.
 pub(super) struct Filling {
     filler: Filler,
     /// The generation that it was begun in.
     generation: u64,
+    stage: Stage,
+}
+
+/// What is to be done next. Each is a step of its own, so that commits are not held up by several
+/// syncs in a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Fill,
+    /// Headers, and a sync of the file.
+    Head,
+    /// The name, and a sync of the directory.
+    Name,
+}
+
+impl Filling {
+    /// Of a file that was a segment before, and needs no zeros.
+    pub(super) fn adopted(filler: Filler, generation: u64) -> Filling {
+        Filling { filler, generation, stage: Stage::Head }
+    }
 }
 
 impl Preparer {
@@ -30,20 +49,43 @@ impl Preparer {
             None => self.start_filling(files)?,
         };
         let epoch = filling.filler.header().epoch;
-        match filling.filler.step(STEP_BYTES) {
-            Ok(false) => {
+        let done = match filling.stage {
+            Stage::Fill => filling.filler.step(STEP_BYTES),
+            Stage::Head => filling.filler.write_headers().map(|()| true),
+            Stage::Name => {
+                self.name(files, filling.filler)?;
+                self.rest.after(&self.shared, started_ns);
+                return Ok(Step::Again(Duration::ZERO));
+            }
+        };
+        match (done, filling.stage) {
+            (Ok(false), _) => {
                 self.filling = Some(filling);
                 Ok(Step::Again(self.pause(started_ns)))
             }
-            Ok(true) => {
-                self.finish(files, filling.filler)?;
-                self.shared.counters.prepared.finish(self.shared.clock.now_ns());
+            (Ok(true), Stage::Fill) => {
+                filling.stage = Stage::Head;
+                self.filling = Some(filling);
+                Ok(Step::Again(self.pause(started_ns)))
+            }
+            (Ok(true), _) => {
+                // A file that was a segment before has its size and its place: only its bytes are
+                // new. After a failed sync nothing is tried again.
+                let synced = match filling.filler.header().recycled {
+                    true => filling.filler.file().sync_data(),
+                    false => filling.filler.file().sync(),
+                };
+                synced.map_err(|error| self.failed(epoch, error))?;
+                filling.stage = Stage::Name;
+                self.filling = Some(filling);
+                self.rest.after(&self.shared, started_ns);
                 Ok(Step::Again(Duration::ZERO))
             }
-            Err(error) => {
+            (Err(error), _) => {
                 // The first error is the one to report; a leftover is swept at the next open.
+                let recycled = filling.filler.header().recycled;
                 filling.filler.abandon(&*store).ok();
-                self.gave_up_filling(files);
+                self.gave_up_filling(files, recycled);
                 Err(self.trouble(epoch, error))
             }
         }
@@ -59,7 +101,8 @@ impl Preparer {
         let filler = Filler::start(store, header).map_err(|e| self.trouble(epoch, e))?;
         files.making_bytes = header.segment_bytes;
         self.shared.counters.prepared.begin(self.shared.clock.now_ns());
-        Ok(Filling { filler, generation: self.shared.extent.generation() })
+        let generation = self.shared.extent.generation();
+        Ok(Filling { filler, generation, stage: Stage::Fill })
     }
 
     /// Whether one more file fits what the options allow.
@@ -70,19 +113,16 @@ impl Preparer {
         Ok(bytes + self.plan.segment_bytes <= max)
     }
 
-    /// Headers, sync, name, sync of the directory: then the segment is delivered. What fails before
-    /// the first sync may be tried again with another file; nothing is after it.
-    pub(super) fn finish(&mut self, files: &mut Files, filler: Filler) -> Result<(), Trouble> {
+    /// The final name, and a sync of the directory: then the segment is delivered.
+    fn name(&mut self, files: &mut Files, filler: Filler) -> Result<(), Trouble> {
         let store = self.shared.store.clone();
-        let epoch = filler.header().epoch;
-        if let Err(error) = filler.write_headers() {
-            filler.abandon(&*store).ok();
-            self.gave_up_filling(files);
-            return Err(self.trouble(epoch, error));
-        }
-        let named = filler.file().sync().and_then(|()| filler.take_name(&*store));
-        named.and_then(|()| store.sync_dir()).map_err(|error| self.failed(epoch, error))?;
+        let header = *filler.header();
+        let named = filler.take_name(&*store).and_then(|()| store.sync_dir());
+        named.map_err(|error| self.failed(header.epoch, error))?;
         self.deliver_segment(files, filler.into_segment());
+        let counters = &self.shared.counters;
+        let made = if header.recycled { &counters.recycled } else { &counters.prepared };
+        made.finish(self.shared.clock.now_ns());
         Ok(())
     }
 
@@ -98,14 +138,17 @@ impl Preparer {
     pub(super) fn give_up_filling(&mut self, files: &mut Files) {
         if let Some(filling) = self.filling.take() {
             // A leftover is swept when the log is opened next.
+            let recycled = filling.filler.header().recycled;
             filling.filler.abandon(&*self.shared.store).ok();
-            self.gave_up_filling(files);
+            self.gave_up_filling(files, recycled);
         }
     }
 
-    fn gave_up_filling(&self, files: &mut Files) {
+    fn gave_up_filling(&self, files: &mut Files, recycled: bool) {
         files.making_bytes = 0;
-        self.shared.counters.prepared.give_up();
+        let counters = &self.shared.counters;
+        let made = if recycled { &counters.recycled } else { &counters.prepared };
+        made.give_up();
     }
 
     fn pause(&mut self, started_ns: u64) -> Duration {

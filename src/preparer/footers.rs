@@ -26,10 +26,12 @@ impl Preparer {
         }
         files.catalog.sealed(sealed.index.footer());
         let counters = &self.shared.counters;
+        let started_ns = self.shared.clock.now_ns();
         match write(&sealed) {
             Ok(()) => counters.footers.add(1),
             Err(_cache_only) => counters.footers_failed.add(1),
         }
+        self.rest.after(&self.shared, started_ns);
         true
     }
 }

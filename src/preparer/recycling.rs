@@ -5,17 +5,20 @@
 //!
 //! 1. *The segment gets a spare name.* The mark that says that it does not count was durable before.
 //!    Under either name nobody reads it.
-//! 2. *The directory is synced*, before the first byte changes. From here on the file cannot come back
-//!    under the name of a segment that it was: recovery would find another segment's header there.
-//! 3. *The spare gets a temporary name.* A crash leaves a spare or a leftover to sweep.
-//! 4. *Headers with a new epoch and a new salt are written, and zeros as far as another header could
-//!    stand; the file is synced.* The same. Every batch of the earlier life is in the file, and none
-//!    can pass as one of the new: its header has another epoch and another salt.
-//! 5. *The final name, and a sync of the directory.* The file is whole by now, under whichever name.
+//! 2. *The spare gets a temporary name.* A crash leaves a spare, a leftover to sweep, or the segment
+//!    that it was, below the log's start. (A spare that stood above it, cut off by a truncation or left by
+//!    a crash, got its name durably before anything went on.)
+//! 3. *Headers with a new epoch and a new salt are written; the file is synced.* The same. Every batch of the
+//!    earlier life is in the file, and none can pass as one of the new: its header has another epoch
+//!    and another salt.
+//! 4. *The final name, and a sync of the directory.* The file is whole by now, under whichever name.
+//!
+//! Two syncs, no more: each holds up the commits beside it (`uringlog bench --rotation`).
 
 use std::io;
 use std::time::Duration;
 
+use super::filling::Filling;
 use super::{Preparer, Step, Trouble};
 use crate::extent::Files;
 use crate::segment::Filler;
@@ -30,7 +33,6 @@ impl Preparer {
         let counters = &self.shared.counters;
         let epoch = files.next_epoch;
         let header = self.next_header(files, true).map_err(|e| self.trouble(epoch, e))?;
-        files.spares.settle_names(&*store).map_err(|e| self.failed(epoch, e))?;
         let Some(spare) = files.spares.take(self.plan.segment_bytes) else { return Ok(None) };
         counters.recycled.begin(self.shared.clock.now_ns());
         files.making_bytes = spare.bytes;
@@ -53,15 +55,7 @@ impl Preparer {
                 };
             }
         };
-        let finished = self.finish(files, filler);
-        let counters = &self.shared.counters;
-        match finished {
-            Ok(()) => counters.recycled.finish(self.shared.clock.now_ns()),
-            Err(trouble) => {
-                counters.recycled.give_up();
-                return Err(trouble);
-            }
-        }
+        self.filling = Some(Filling::adopted(filler, self.shared.extent.generation()));
         Ok(Some(Step::Again(Duration::ZERO)))
     }
 

@@ -13,9 +13,8 @@ use super::{Preparer, Step, Trouble};
 use crate::disk::{Access, File};
 use crate::extent::Files;
 
-/// Bytes given back in a step, and in a second.
-const STEP_BYTES: u64 = 1 << 20;
-const BYTES_PER_S: u64 = 400 << 20;
+/// Bytes given back in a step.
+const STEP_BYTES: u64 = 256 << 10;
 
 /// A file that is being removed: [`Spares::leaving`](crate::spares::Spares) says which.
 pub(super) struct Removing {
@@ -33,21 +32,18 @@ impl Preparer {
             return Ok(Step::Again(Duration::ZERO));
         };
         let left = spare.bytes.saturating_sub(STEP_BYTES);
+        let started_ns = self.shared.clock.now_ns();
         if left > 0 && removing.file.set_len(left).is_ok() {
             spare.bytes = left;
-            let pause = STEP_BYTES * 1_000_000_000 / BYTES_PER_S;
-            let hurry = self.is_late();
-            return Ok(Step::Again(if hurry {
-                Duration::ZERO
-            } else {
-                Duration::from_nanos(pause)
-            }));
+            self.rest.after(&self.shared, started_ns);
+            return Ok(Step::Again(Duration::ZERO));
         }
         // The last bit, or it cannot be shortened: then it goes at once.
         let removed = store.remove(&spare.name);
         files.spares.leaving = None;
         self.removing = None;
         self.removed(removed);
+        self.rest.after(&self.shared, started_ns);
         Ok(Step::Again(Duration::ZERO))
     }
 

@@ -34,7 +34,7 @@ impl Mode {
     /// Small enough for many rotations; a segment that is filled needs time for it to be noticed.
     pub fn segment_bytes(self, asked: Option<u64>) -> u64 {
         asked.unwrap_or(match self {
-            Mode::Recycling => 256 << 10,
+            Mode::Recycling => 1 << 20,
             Mode::ZeroFilling => 4 << 20,
         })
     }
@@ -43,7 +43,7 @@ impl Mode {
     pub fn options(self, options: Options, segment_bytes: Option<u64>) -> Options {
         let options = options.segment_bytes(self.segment_bytes(segment_bytes));
         match self {
-            Mode::Recycling => options.spares_max(4),
+            Mode::Recycling => options.spares_max(32),
             Mode::ZeroFilling => options.spares_max(0),
         }
     }
@@ -73,12 +73,12 @@ impl Rotation {
 }
 
 const CAUSES: usize = 5;
-/// Tagged samples without which a p99.9 says little.
-const TAGGED_MIN: u64 = 10_000;
+/// Samples of each kind without which a p99.9 says little.
+const SAMPLES_MIN: u64 = 10_000;
 /// A slow disk ends it with fewer.
 const TIME_MAX: Duration = Duration::from_secs(60);
 /// How often what was written is trimmed away.
-const TRIM_EVERY: Duration = Duration::from_millis(5);
+const TRIM_EVERY: Duration = Duration::from_millis(250);
 /// Records left in the log.
 const KEPT: u64 = 64;
 
@@ -96,11 +96,12 @@ pub fn run(
     let started = Instant::now();
     let mut measured = thread::scope(|scope| {
         let trimmer = scope.spawn(|| trim_behind(log, &stop, &trimming));
+        let warm = warm_up(log, mode, record_bytes, interrupt);
         let measured = append(log, record_bytes, time, &trimming, interrupt);
         stop.store(true, Ordering::Relaxed);
         let trimmed =
             trimmer.join().unwrap_or_else(|_| Err(Failure::Failed("the trimmer died".to_owned())));
-        trimmed.and(measured)
+        trimmed.and(warm).and(measured)
     })?;
     let after = log.stats();
     measured.mode = mode;
@@ -126,6 +127,26 @@ fn trim_behind(log: &Log, stop: &AtomicBool, trimming: &AtomicU64) -> Result<(),
         let trimmed = log.trim(Lsn::new(before));
         trimming.fetch_add(1, Ordering::SeqCst);
         trimmed.map_err(|error| Failure::Failed(error.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Until segments come about in the way of this mode: the first ones are all filled with zeros.
+fn warm_up(
+    log: &Log,
+    mode: Mode,
+    record_bytes: usize,
+    interrupt: &Interrupt,
+) -> Result<(), Failure> {
+    let payload = super::payload(record_bytes);
+    let started = Instant::now();
+    let is_warm = |now: Housekeeping| match mode {
+        Mode::Recycling => now.recycled >= 8,
+        Mode::ZeroFilling => now.removed >= 1,
+    };
+    while !is_warm(log.housekeeping()) && started.elapsed() < TIME_MAX {
+        log.append(&payload)?.wait()?;
+        super::check(interrupt)?;
     }
     Ok(())
 }
@@ -168,7 +189,8 @@ fn append(
             }
         }
         before = after;
-        let enough = started.elapsed() >= time && measured.tagged.count() >= TAGGED_MIN;
+        let samples = measured.tagged.count().min(measured.steady.count());
+        let enough = started.elapsed() >= time && samples >= SAMPLES_MIN;
         if enough || started.elapsed() >= TIME_MAX {
             return Ok(measured);
         }
