@@ -20,6 +20,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::error::{IoError, LockHolder, OpenError};
@@ -59,6 +60,28 @@ pub(crate) trait Store: Send + Sync {
     /// Chooses the way to the disk and sets it up. Called on the writer thread, which alone may use
     /// the result, with the lock held.
     fn disk(self: Arc<Self>, options: &Options) -> Result<(Box<dyn Disk>, BackendInfo), OpenError>;
+}
+
+/// The syncs of a directory. After one that failed, which names are durable is not known, and a later sync
+/// would not tell: so all later ones fail too, whoever asked for the first.
+#[derive(Default)]
+pub(crate) struct DirSyncs {
+    failed: AtomicBool,
+}
+
+impl DirSyncs {
+    pub(crate) fn sync(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        // Relaxed: who made the names that are to be durable looks at it on its own thread, or after a
+        // lock.
+        if self.failed.load(Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        let synced = sync();
+        if synced.is_err() {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        synced
+    }
 }
 
 /// How a file is opened.

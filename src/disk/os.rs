@@ -14,7 +14,8 @@ use rustix::fs::{self, AtFlags, FallocateFlags, FileType, FlockOperation, Mode, 
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::{
-    Access, BackendInfo, DeviceFacts, Disk, File, LockError, LockGuard, Store, calibrate, device,
+    Access, BackendInfo, DeviceFacts, DirSyncs, Disk, File, LockError, LockGuard, Store, calibrate,
+    device,
 };
 use crate::error::{IoError, LockHolder, OpenError};
 use crate::fork::ForkGuard;
@@ -27,6 +28,7 @@ pub(crate) struct OsStore {
     path: PathBuf,
     dir: OwnedFd,
     facts: DeviceFacts,
+    dir_syncs: DirSyncs,
 }
 
 impl OsStore {
@@ -53,7 +55,7 @@ impl OsStore {
                 fix: "put the log on another file system, or allow buffered I/O (option buffered)",
             });
         }
-        Ok(Arc::new(OsStore { path: path.to_owned(), dir, facts }))
+        Ok(Arc::new(OsStore { path: path.to_owned(), dir, facts, dir_syncs: DirSyncs::default() }))
     }
 
     /// Opens the directory for reading: nothing in it is ever created or changed. A file that
@@ -62,7 +64,7 @@ impl OsStore {
         let dir = open_dir(path)?;
         let facts = read_only_facts(&dir)
             .map_err(|error| IoError::new("look into the directory", path, error))?;
-        Ok(Arc::new(OsStore { path: path.to_owned(), dir, facts }))
+        Ok(Arc::new(OsStore { path: path.to_owned(), dir, facts, dir_syncs: DirSyncs::default() }))
     }
 
     fn open_flags(&self, flags: OFlags, name: &str) -> rustix::io::Result<OwnedFd> {
@@ -176,7 +178,7 @@ impl Store for OsStore {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        Ok(fs::fsync(&self.dir)?)
+        self.dir_syncs.sync(|| Ok(fs::fsync(&self.dir)?))
     }
 
     fn open_status(&self, name: &str, len: u64, make: bool) -> io::Result<OwnedFd> {

@@ -9,7 +9,8 @@ use super::machine::{Machine, errno};
 use super::queue::SimQueue;
 use super::{SECTOR_BYTES, SimDisk};
 use crate::disk::{
-    Access, Backend, BackendInfo, DeviceFacts, Disk, File, LockError, LockGuard, Method, Store,
+    Access, Backend, BackendInfo, DeviceFacts, DirSyncs, Disk, File, LockError, LockGuard, Method,
+    Store,
 };
 use crate::error::{IoError, OpenError};
 use crate::options::Options;
@@ -20,6 +21,7 @@ pub(super) struct SimStore {
     disk: SimDisk,
     life: u64,
     facts: DeviceFacts,
+    dir: DirSyncs,
 }
 
 impl SimStore {
@@ -38,7 +40,7 @@ impl SimStore {
             fua: Some(!machine.options.flush_all),
             kernel: "sim".to_owned(),
         };
-        SimStore { disk: disk.clone(), life: machine.life, facts }
+        SimStore { disk: disk.clone(), life: machine.life, facts, dir: DirSyncs::default() }
     }
 
     fn file(&self, machine: &mut Machine, id: u64, access: Access) -> io::Result<Arc<dyn File>> {
@@ -108,7 +110,7 @@ impl Store for SimStore {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        operate(&self.disk, self.life, Machine::sync_dir)
+        self.dir.sync(|| operate(&self.disk, self.life, Machine::sync_dir))
     }
 
     fn disk(self: Arc<Self>, options: &Options) -> Result<(Box<dyn Disk>, BackendInfo), OpenError> {
