@@ -266,6 +266,11 @@ pub(crate) fn clamp(store: &dyn Store, last: u64) -> Result<(), ScanError> {
         return Ok(());
     }
     let _lock = store.lock_cursors()?;
+    clamp_locked(store, last)
+}
+
+/// The same, for a caller that holds the cursor lock, or on whose behalf somebody does.
+pub(crate) fn clamp_locked(store: &dyn Store, last: u64) -> Result<(), ScanError> {
     let mut result = Ok(());
     for name in names(store)? {
         let clamped = clamp_one(store, &name, last);

@@ -152,7 +152,9 @@ impl SegmentHeader {
             return Err(E::Padding);
         }
         let segment_bytes = get_u64(block, 48);
-        if !segment_bytes.is_multiple_of(u64::from(block_bytes)) {
+        // Both headers, a batch and a footer: less would put the footer before the file's start.
+        let least = 4 * u64::from(block_bytes);
+        if !segment_bytes.is_multiple_of(u64::from(block_bytes)) || segment_bytes < least {
             return Err(E::Field("segment size"));
         }
         let resume = match get_u32(block, 72) {

@@ -25,6 +25,7 @@ pub(crate) use inspect::vouched_lsn;
 pub use inspect::{Inspection, SegmentInfo, SegmentState, inspect_dir};
 pub use report::{RecoveryReport, TornTail};
 
+use crate::cursor::CURSOR_SUFFIX;
 use crate::disk::{Access, File, Store};
 use crate::error::{IoError, OpenError};
 use crate::footer::FOOTER_BYTES_MAX;
@@ -42,7 +43,7 @@ use survey::Survey;
 pub(crate) use survey::first_lsn_of;
 
 /// A size of which every segment's is a multiple.
-const SEGMENT_UNIT_BYTES: u64 = 64 << 10;
+pub(crate) const SEGMENT_UNIT_BYTES: u64 = 64 << 10;
 /// Most bytes of empty batches that are rewritten in place; one block is usual.
 const EMPTIES_BYTES_MAX: u64 = 1 << 20;
 
@@ -170,6 +171,7 @@ fn is_ours(name: &str) -> bool {
             || stem == MARK_NAME
             || stem == "truncation"
             || stem == STATUS_NAME
+            || stem.ends_with(CURSOR_SUFFIX)
             || stem == "calibrate"
             || stem == "calibration"
             || stem.starts_with("direct-")

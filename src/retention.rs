@@ -41,16 +41,22 @@ impl Log {
         if shared.fork.forked() {
             return Err(TrimError::Forked);
         }
-        let mut files = shared.extent.files();
-        // Under the right to change files: closing gives the directory's lock back only after it.
-        if let Some(poison) = shared.poison() {
-            return Err(TrimError::Poisoned(poison.clone()));
+        loop {
+            let mut files = shared.extent.files();
+            // Under the right to change files: closing gives the directory's lock back only after it.
+            if let Some(poison) = shared.poison() {
+                return Err(TrimError::Poisoned(poison.clone()));
+            }
+            if shared.numbers.shut_reason().is_some_and(|reason| reason >= Shut::Closed) {
+                return Err(TrimError::Closed);
+            }
+            if let Some(trimmed) = trim_exactly(shared, &mut files, before.get())? {
+                return Ok(Lsn::new(trimmed));
+            }
+            // Somebody is at the cursors, in another process maybe: waited for with nothing in hand.
+            drop(files);
+            drop(shared.store.lock_cursors().map_err(TrimError::Io)?);
         }
-        if shared.numbers.shut_reason().is_some_and(|reason| reason >= Shut::Closed) {
-            return Err(TrimError::Closed);
-        }
-        let trimmed = trim_exactly(shared, &mut files, before.get())?;
-        Ok(Lsn::new(trimmed))
     }
 
     /// The first number that the log holds, or would hold: 1, or what [`trim`](Self::trim) and the
@@ -189,26 +195,32 @@ impl From<ScanError> for TrimTrouble {
     }
 }
 
-/// Lets the log start at `before`, or as near as it may.
-fn trim_exactly(shared: &Shared, files: &mut Files, before: u64) -> Result<u64, TrimTrouble> {
+/// Lets the log start at `before`, or as near as it may. None: others hold the cursors.
+fn trim_exactly(
+    shared: &Shared,
+    files: &mut Files,
+    before: u64,
+) -> Result<Option<u64>, TrimTrouble> {
     let first = shared.extent.first_lsn();
     if before <= first {
-        return Ok(first);
+        return Ok(Some(first));
     }
     let store = &*shared.store;
     let durable = shared.commit.watermark(Level::Synced);
     // No cursor may move back, or come into being, between the look and the mark.
-    let _cursors = store.lock_cursors().map_err(ScanError::Io)?;
+    let Some(_cursors) = store.try_lock_cursors().map_err(ScanError::Io)? else {
+        return Ok(None);
+    };
     let lowest = cursor::lowest_position(store)?.unwrap_or(u64::MAX);
     let start = before.min(durable + 1).min(lowest);
     if start <= first {
-        return Ok(first);
+        return Ok(Some(first));
     }
     // A segment with a durable batch stays: it is where recovery finds the end of the log.
     files.catalog.keep_up(shared.extent.generation());
     let epoch = files.catalog.segment_of(store, shared.extent.extremes(), start.min(durable))?;
     set_start(shared, files, start, epoch)?;
-    Ok(start)
+    Ok(Some(start))
 }
 
 /// Trims the segments below `epoch`, or as many of them as may go. True: at least one.
@@ -223,7 +235,10 @@ pub(crate) fn trim_segments(
     if epoch <= among.first_epoch {
         return Ok(false);
     }
-    let _cursors = store.lock_cursors().map_err(ScanError::Io)?;
+    // Who holds it may be stopped; the preparer must not be with it. It is tried again soon.
+    let Some(_cursors) = store.try_lock_cursors().map_err(ScanError::Io)? else {
+        return Ok(false);
+    };
     let lowest = match bound {
         Bound::Durable => u64::MAX,
         Bound::Cursors => cursor::lowest_position(store)?.unwrap_or(u64::MAX),

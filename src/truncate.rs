@@ -22,12 +22,13 @@ use crate::cursor;
 use crate::disk::Store;
 use crate::error::{Damage, IoError, Poison};
 use crate::extent::Files;
+use crate::footer::{FOOTER_BYTES_MAX, footer_offset};
 use crate::frame::{Resume, SegmentHeader, segment_name};
 use crate::log::Log;
 use crate::lsn::Lsn;
 use crate::mark::Mark;
-use crate::recovery::first_lsn_of;
 use crate::recovery::rewrite::{self, End, Rest};
+use crate::recovery::{SEGMENT_UNIT_BYTES, first_lsn_of};
 use crate::scan::{BatchCursor, Placed, Step};
 use crate::segment::{self, Filler, LiveSegment, ScanError, Segment};
 use crate::shared::{ASK_TRUNCATE, Shared};
@@ -64,6 +65,9 @@ impl Log {
         if self.is_writer_thread() {
             return Err(TruncateError::InWaker);
         }
+        // Held here until it is done, and not taken by the writer, whom a stopped process that has it
+        // would stop too. No cursor moves while the log is cut.
+        let _cursors = shared.store.lock_cursors().map_err(TruncateError::Io)?;
         self.ask_to_truncate(lsn).wait()
     }
 
@@ -364,7 +368,7 @@ impl Cutter<'_> {
         let settled = self.files.spares.settle_names(store);
         settled.map_err(|e| failed("sync the directory of", &name, e))?;
         self.files.next_epoch = header.epoch + 1;
-        match cursor::clamp(store, lsn) {
+        match cursor::clamp_locked(store, lsn) {
             Err(ScanError::Io(error)) => Err(error),
             // A damaged cursor is its consumer's trouble, not the log's.
             _ => Ok((live, end)),
@@ -394,7 +398,18 @@ impl Cutter<'_> {
             segment_bytes: self.shared.limits.segment_bytes(),
             ..*self.live
         };
-        let file = match self.ready.take() {
+        // What is kept of the batch may be more than a segment takes: the log may have had larger ones
+        // when it was written. Then this one is larger too, and none that stands ready will do.
+        let block = u64::from(header.block_bytes);
+        let again: u64 = place.rest.iter().map(|(_, batch)| batch.header.disk_bytes(block)).sum();
+        let needed = header.data_offset() + again + block;
+        let fits = needed <= footer_offset(&header);
+        if !fits {
+            let needed = (needed + FOOTER_BYTES_MAX).next_multiple_of(SEGMENT_UNIT_BYTES);
+            header.segment_bytes = needed.max(header.segment_bytes);
+        }
+        let ready = if fits { self.ready.take() } else { None };
+        let file = match ready {
             Some(ready) => {
                 *touched = true;
                 header.recycled = ready.header.recycled;

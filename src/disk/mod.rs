@@ -38,7 +38,14 @@ pub(crate) trait Store: Send + Sync {
     /// Takes the lock under which cursors are changed, and read by whoever trims; waits for it. It
     /// is held until the guard is dropped or the process dies, for a few small writes at most. It is the
     /// last lock that anyone takes, and not taken twice by one thread.
+    ///
+    /// Another process may hold it for as long as it is stopped. Whoever holds the right to change
+    /// files, or is the writer, must not wait for it: see [`try_lock_cursors`](Self::try_lock_cursors).
     fn lock_cursors(&self) -> Result<LockGuard, IoError>;
+    /// The same, but waits for some milliseconds at most. None: others have it.
+    fn try_lock_cursors(&self) -> Result<Option<LockGuard>, IoError> {
+        self.lock_cursors().map(Some)
+    }
     /// The names of all entries, in no order.
     fn list(&self) -> io::Result<Vec<String>>;
     /// Creates a file that must not exist, for reading and writing.

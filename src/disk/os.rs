@@ -113,21 +113,22 @@ impl Store for OsStore {
     }
 
     fn lock_cursors(&self) -> Result<LockGuard, IoError> {
-        let failed = |action: &str, error: Errno| {
-            IoError::new(action, self.path(CURSORS_LOCK_NAME), error.into())
-        };
         loop {
-            let fd = open_at(&self.dir, CURSORS_LOCK_NAME, OFlags::RDWR | OFlags::CREATE)
-                .map_err(|error| failed("open the lock file", error))?;
-            match fs::flock(&fd, FlockOperation::LockExclusive) {
-                // As above: a lock on a file that lost its name would exclude nobody.
-                Ok(()) if self.is_current(&fd, CURSORS_LOCK_NAME) => {
-                    return Ok(LockGuard(Box::new(Flock { fd, fork: ForkGuard::new() })));
-                }
-                Ok(()) | Err(Errno::INTR) => {}
-                Err(error) => return Err(failed("lock", error)),
+            if let Some(guard) = self.flock_cursors(FlockOperation::LockExclusive)? {
+                return Ok(guard);
             }
         }
+    }
+
+    fn try_lock_cursors(&self) -> Result<Option<LockGuard>, IoError> {
+        for _ in 0..CURSORS_TRIES {
+            let guard = self.flock_cursors(FlockOperation::NonBlockingLockExclusive)?;
+            if guard.is_some() {
+                return Ok(guard);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(None)
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -346,6 +347,8 @@ impl File for OsFile {
 
 const LOCK_NAME: &str = "log.lock";
 const CURSORS_LOCK_NAME: &str = "cursors.lock";
+/// How often, a millisecond apart, it is tried where nobody may wait for it.
+const CURSORS_TRIES: u32 = 10;
 const LOCK_PATIENCE: Duration = Duration::from_millis(200);
 const LOCK_RETRY_EVERY: Duration = Duration::from_millis(5);
 
@@ -367,6 +370,23 @@ impl Drop for Flock {
 }
 
 impl OsStore {
+    /// None: somebody else has it, or it is to be tried again.
+    fn flock_cursors(&self, operation: FlockOperation) -> Result<Option<LockGuard>, IoError> {
+        let failed = |action: &str, error: Errno| {
+            IoError::new(action, self.path(CURSORS_LOCK_NAME), error.into())
+        };
+        let fd = open_at(&self.dir, CURSORS_LOCK_NAME, OFlags::RDWR | OFlags::CREATE)
+            .map_err(|error| failed("open the lock file", error))?;
+        match fs::flock(&fd, operation) {
+            // A lock on a file that lost its name would exclude nobody.
+            Ok(()) if self.is_current(&fd, CURSORS_LOCK_NAME) => {
+                Ok(Some(LockGuard(Box::new(Flock { fd, fork: ForkGuard::new() }))))
+            }
+            Ok(()) | Err(Errno::INTR | Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(failed("lock", error)),
+        }
+    }
+
     /// Whether the open file is the one that the directory has under `name`.
     fn is_current(&self, fd: &OwnedFd, name: &str) -> bool {
         match (fs::fstat(fd), fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)) {

@@ -7,7 +7,7 @@ use super::view::{Bounds, Place};
 use super::{Reader, Unread, read_failed};
 use crate::disk::{Access, File};
 use crate::error::{Damage, ReadError};
-use crate::frame::{self, BATCH_HEADER_BYTES};
+use crate::frame::{BATCH_HEADER_BYTES, BatchError};
 use crate::lsn::Lsn;
 use crate::scan::{self, BatchCursor, Crossing, Step, Stop, StopReason};
 use crate::segment::{self, Segment};
@@ -219,18 +219,27 @@ impl Reader {
             return Ok(false);
         }
         cursor.invalidate();
-        let zero = |step: &Step| {
-            matches!(
-                step,
-                Step::Stop(Stop {
-                    reason: StopReason::Limit | StopReason::Invalid(frame::BatchError::Zero),
-                    ..
-                })
-            )
-        };
         let (epoch, salt) = (cursor.segment().epoch, cursor.segment().header.salt);
-        let step = cursor.peek_header().map_err(|e| read_failed(&*store, epoch, e))?;
-        if !zero(&step) {
+        // An idle log ends with an empty batch, which holds no record: it is stepped over.
+        let step = loop {
+            match cursor.peek().map_err(|e| read_failed(&*store, epoch, e))? {
+                Step::Batch(batch) if batch.header.count == 0 => cursor.accept(&batch),
+                step => break step,
+            }
+        };
+        // Where nothing was written yet there are zeros, or what an earlier life of the file left.
+        let recycled = cursor.segment().header.recycled;
+        let is_blank = match step {
+            Step::Batch(_) => false,
+            Step::Stop(Stop { header, reason }) => match reason {
+                StopReason::Limit | StopReason::Invalid(BatchError::Zero) => true,
+                StopReason::Invalid(
+                    BatchError::Magic | BatchError::HeaderChecksum | BatchError::OtherLife,
+                ) => recycled && header.is_none(),
+                _ => false,
+            },
+        };
+        if !is_blank {
             return Ok(false);
         }
         let now = Segment::open_if_there(&*store, epoch)?;

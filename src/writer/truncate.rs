@@ -10,6 +10,14 @@ use crate::segment::ScanError;
 use crate::shared::ASK_TRUNCATE;
 use crate::truncate::{Cutter, Place, TruncateError};
 
+/// Why a truncation was not carried out.
+enum Trouble {
+    /// Nothing was changed, and the log goes on.
+    Refused(TruncateError),
+    /// A write or a sync failed, and ends writing.
+    Failed(IoError),
+}
+
 impl Writer {
     /// Shuts the gate when a truncation is asked for.
     pub(super) fn answer_truncate(&mut self) {
@@ -44,6 +52,15 @@ impl Writer {
     }
 
     fn truncate_after(&mut self, lsn: u64) -> Result<Lsn, TruncateError> {
+        match self.cut(lsn) {
+            Ok(last) => Ok(last),
+            Err(Trouble::Refused(error)) => Err(error),
+            // The end wakes everyone, by code of theirs, so it comes with no lock in hand.
+            Err(Trouble::Failed(error)) => Err(self.cannot_go_on(error)),
+        }
+    }
+
+    fn cut(&mut self, lsn: u64) -> Result<Lsn, Trouble> {
         let shared = self.shared.clone();
         let last = shared.commit.watermark(Level::Synced);
         if lsn >= last {
@@ -53,15 +70,13 @@ impl Writer {
         let mut files = shared.extent.files();
         let first = shared.extent.first_lsn();
         if lsn + 1 < first {
-            return Err(TruncateError::Trimmed { first: Lsn::new(first) });
+            return Err(Trouble::Refused(TruncateError::Trimmed { first: Lsn::new(first) }));
         }
         let (first_epoch, live_epoch) =
             (shared.extent.first_epoch(), self.space.live().header.epoch);
-        let place = Place::find(&*shared.store, first_epoch, live_epoch, lsn)?;
-        let mut ready = match self.space.take_ready(&shared) {
-            Ok(ready) => ready,
-            Err(error) => return Err(self.cannot_go_on(error)),
-        };
+        let place = Place::find(&*shared.store, first_epoch, live_epoch, lsn)
+            .map_err(|error| Trouble::Refused(error.into()))?;
+        let mut ready = self.space.take_ready(&shared).map_err(Trouble::Failed)?;
         let live = self.space.live().header;
         let mut cutter = Cutter {
             shared: &shared,
@@ -73,17 +88,20 @@ impl Writer {
         let mut touched = false;
         let built = match cutter.build(&place, lsn, &mut touched) {
             Ok(built) => built,
-            Err(ScanError::Io(error)) if touched => return Err(self.cannot_go_on(error)),
+            // A segment that stood ready is not there any more, whatever went wrong.
+            Err(ScanError::Io(error)) if touched => return Err(Trouble::Failed(error)),
+            Err(error) if touched => {
+                let cause = std::io::Error::other(TruncateError::from(error).to_string());
+                let path = shared.store.path("");
+                return Err(Trouble::Failed(IoError::new("cut the log in", path, cause)));
+            }
             Err(error) => {
                 ready.extend(cutter.ready.take());
                 self.space.put_back(ready);
-                return Err(error.into());
+                return Err(Trouble::Refused(error.into()));
             }
         };
-        let (live, end) = match cutter.cut(lsn, built) {
-            Ok(cut) => cut,
-            Err(error) => return Err(self.cannot_go_on(error)),
-        };
+        let (live, end) = cutter.cut(lsn, built).map_err(Trouble::Failed)?;
         // The generation first: who sees a watermark that went back must find out why.
         let generation = live.header.generation;
         shared.extent.truncated(Cut { generation, after: lsn, last });
