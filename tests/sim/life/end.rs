@@ -85,7 +85,8 @@ impl Life<'_> {
 
     pub(super) fn failed_in_writer(&self) -> bool {
         let error = self.log.poison().and_then(|poison| poison.io_error());
-        error.is_some_and(|error| !error.action.starts_with("prepare"))
+        // Not in the preparer, nor in a truncation, which sync the directory.
+        error.is_some_and(|error| ["write and sync a batch in", "sync"].contains(&&*error.action))
     }
 
     pub(super) fn rest(&mut self) {
