@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::view::{Bounds, Place};
 use super::{Reader, Unread, read_failed};
-use crate::disk::{Access, File};
+use crate::disk::File;
 use crate::error::{Damage, ReadError};
 use crate::frame::{self, BATCH_HEADER_BYTES};
 use crate::lsn::Lsn;
@@ -349,11 +349,7 @@ impl Reader {
     /// any more.
     fn open_again(&self, segment: &Segment) -> Result<Option<Arc<dyn File>>, ReadError> {
         let now = Segment::open_if_there(&*self.view.store, segment.epoch)?;
-        let same = now.is_some_and(|(now, _)| now.header.salt == segment.header.salt);
-        if !same {
-            return Ok(None);
-        }
-        let file = segment::open_file(&*self.view.store, segment.epoch, Access::Read)?;
-        Ok(Some(file))
+        let same = now.filter(|(now, _)| now.header.salt == segment.header.salt);
+        Ok(same.map(|(_, file)| file))
     }
 }
