@@ -211,7 +211,7 @@ impl Reader {
     }
 
     /// A cheap look whether another process wrote anything behind what was read: one block here, and
-    /// one in the next segment.
+    /// one in each segment behind.
     pub(super) fn nothing_new(&mut self) -> Result<bool, ReadError> {
         let store = self.view.store.clone();
         let Some(cursor) = &mut self.cursor else { return Ok(false) };
@@ -237,11 +237,18 @@ impl Reader {
         if now.is_none_or(|(now, _)| now.header.salt != salt) {
             return Ok(false);
         }
-        match Segment::open_if_there(&*store, epoch + 1)? {
-            Some((next, _)) if next.header.resume.is_some() => Ok(false),
-            Some((next, file)) => Ok(self.view.first_of(&next, &file)?.is_none()),
-            None => Ok(true),
+        // Recovery passes over segments in which nothing counts: the log may go on behind an empty one.
+        for epoch in epoch + 1.. {
+            match Segment::open_if_there(&*store, epoch)? {
+                Some((next, _)) if next.header.resume.is_some() => return Ok(false),
+                Some((next, file)) if self.view.first_of(&next, &file)?.is_some() => {
+                    return Ok(false);
+                }
+                Some(_) => {}
+                None => break,
+            }
         }
+        Ok(true)
     }
 
     /// Passes over damage to records before the position: they were not asked for.
