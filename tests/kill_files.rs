@@ -415,7 +415,7 @@ enum Break {
 
 enum Source {
     Follower(Follower),
-    Reader(Reader),
+    Reader(Box<Reader>),
 }
 
 impl Source {
@@ -424,7 +424,7 @@ impl Source {
     }
 
     fn reader(dir: &Path, from: Lsn) -> Result<Source, ReadError> {
-        Reader::open_dir(dir, from).map(Source::Reader)
+        Ok(Source::Reader(Box::new(Reader::open_dir(dir, from)?)))
     }
 
     /// The next record, if one comes soon.
