@@ -19,10 +19,12 @@ use crate::frame::{LogId, get_u64};
 use crate::log::Log;
 use crate::lsn::Lsn;
 use crate::mark::{MARK_NAME, Mark, read_mark};
+use crate::read::Reader;
 use crate::recovery;
 use crate::segment::{self, ScanError, Segment};
 use crate::shared::Shared;
 use crate::slots::{self, Kind, Slot, SlotFile};
+use crate::status::StatusView;
 
 pub use error::CursorError;
 
@@ -224,6 +226,10 @@ impl Cursor {
         {
             return Ok(());
         }
+        if self.place.is_shown_durable(mark, self.generation, to - 1) {
+            self.end = Some((self.generation, to - 1));
+            return Ok(());
+        }
         let durable = recovery::vouched_lsn(&*self.place.store)?;
         // Only what was seen after the last truncation was complete may be remembered.
         self.end = (self.generation == mark.generation).then_some((mark.generation, durable));
@@ -375,6 +381,24 @@ impl Place {
             // It has ended, and another one may have gone on.
             Some(Err(_)) => None,
         }
+    }
+
+    /// Whether a writer in another process shows the record to be durable, on the status page: at once,
+    /// where batches vouch for it only later. The page alone does not do, since it may have been copied
+    /// with files of another time: the record must be there, in the generation that the log is in.
+    fn is_shown_durable(&self, mark: &Mark, generation: u64, lsn: u64) -> bool {
+        // While a truncation is under way, what the page says may be of either generation.
+        if self.writer.is_some() || generation != mark.generation {
+            return false;
+        }
+        let Some(page) = StatusView::open(&*self.store, self.log_id) else { return false };
+        // The number first: the generation is then that of the number, or a later one.
+        if page.durable() < lsn || page.generation() != generation {
+            return false;
+        }
+        let reader = Reader::new(self.store.clone(), Box::new(move || lsn), Lsn::new(lsn));
+        // Where it cannot be read, what the batches vouch for tells why.
+        reader.and_then(|mut reader| reader.advance()).unwrap_or(false)
     }
 
     /// The generation that the log is in. The mark tells of the next one already while a truncation is

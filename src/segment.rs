@@ -237,10 +237,18 @@ pub(crate) struct Segment {
 
 impl Segment {
     /// Opens the segment `epoch` for reading, and reads its header.
-    pub(crate) fn open(
-        store: &dyn Store,
-        epoch: u64,
-    ) -> Result<(Segment, Arc<dyn File>), ScanError> {
+    pub(crate) fn open(store: &dyn Store, epoch: u64) -> Result<Opened, ScanError> {
+        match Segment::open_once(store, epoch) {
+            // A writer may have taken the file away, and made another segment of it, between the
+            // look at its name and the look at its header. Then the name is gone, or another file's.
+            Err(ScanError::Foreign { .. } | ScanError::Damaged(_)) => {
+                Segment::open_once(store, epoch)
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_once(store: &dyn Store, epoch: u64) -> Result<Opened, ScanError> {
         let file = open_file(store, epoch, Access::Read)?;
         let path = segment_path(store, epoch);
         let file_bytes = file.len().map_err(|e| IoError::new("read the size of", &path, e))?;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::{Case, PATIENCE, again, each_backend, eventually, in_time, payload, role, said, say};
 use futures_core::Stream;
-use uringlog::{FollowError, Follower, Log, Lsn, ReadError};
+use uringlog::{Cursor, CursorError, FollowError, Follower, Log, Lsn, ReadError};
 
 /// The next item of a stream.
 async fn next(follower: &mut Follower) -> Option<Result<(Lsn, Vec<u8>), FollowError>> {
@@ -398,4 +398,68 @@ fn follow_killed_writers(case: &Case) {
     let log = case.open();
     assert!(last <= log.last_lsn().get());
     eprintln!("{}: {LIVES} kills, {last} records", case.name);
+}
+
+// ---- a consumer in another process ----
+
+const CONSUMER_TEST: &str = "a_consumer_elsewhere_advances_over_what_it_was_given";
+
+#[test]
+fn a_consumer_elsewhere_advances_over_what_it_was_given() {
+    if let Some((_, dir)) = role() {
+        // A writer that vouches for nothing by itself: only the page tells.
+        let log = common::small_options()
+            .vouch_after(Duration::from_secs(3600))
+            .buffered(true)
+            .open(dir)
+            .unwrap();
+        for number in 1.. {
+            log.append(&record_of(number)).unwrap().wait().unwrap();
+            say(number);
+            // One at a time, as they are asked for.
+            while log.cursors().unwrap().iter().all(|at| at.position.get() <= number) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+    each_backend(|case| {
+        drop(case.open());
+        let mut child = again(CONSUMER_TEST, "", &case.dir)
+            .stderr(std::process::Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        while said(&line).is_none() {
+            line.clear();
+            assert!(lines.read_line(&mut line).unwrap() > 0);
+        }
+        if !case.dir.join("status").exists() {
+            common::skipped("advancing at once", "there is no status page here");
+        } else {
+            let dir = case.dir.clone();
+            in_time(case.name, move || {
+                let mut follower = Follower::open_dir(&dir, Lsn::FIRST).unwrap();
+                let mut cursor = Cursor::open_dir(&dir, "consumer").unwrap();
+                for number in 1..=50 {
+                    expect(&mut follower, number, 1);
+                    let beyond = cursor.advance(Lsn::new(number + 2));
+                    assert!(matches!(beyond, Err(CursorError::BeyondEnd { .. })), "{beyond:?}");
+                    cursor.advance(follower.next_lsn()).unwrap();
+                    assert_eq!(cursor.position(), Lsn::new(number + 1));
+                }
+            });
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // A page that says more than there is moves no cursor.
+        let path = case.dir.join("status");
+        if let Ok(mut page) = std::fs::read(&path) {
+            page[64..72].copy_from_slice(&1000u64.to_le_bytes());
+            std::fs::write(&path, &page).unwrap();
+            let mut cursor = Cursor::open_dir(&case.dir, "consumer").unwrap();
+            let beyond = cursor.advance(Lsn::new(1001));
+            assert!(matches!(beyond, Err(CursorError::BeyondEnd { .. })), "{beyond:?}");
+        }
+    });
 }

@@ -43,7 +43,7 @@ pub(super) struct There {
     compared: bool,
     /// What the page said when the files ended before it.
     doubted: Option<Said>,
-    /// The log's generation that the position is of, as far as a page told it.
+    /// The log's generation as the page told it last.
     generation: Option<u64>,
     pause: Duration,
     /// The thread that wakes the task.
@@ -55,9 +55,7 @@ impl There {
         let reader = Reader::open_dir(dir, from)?;
         let store: Arc<dyn Store> =
             OsStore::open_read_only(dir).map_err(|error| error.into_read_error())?;
-        let not_found = || ReadError::NotFound { dir: dir.to_owned() };
-        let newest = *segment::list_segments(&*store)?.last().ok_or_else(not_found)?;
-        let log_id = Segment::open(&*store, newest)?.0.header.log_id;
+        let log_id = find_log_id(&*store, dir)?;
         let mut there = There {
             position: reader.next_lsn().get(),
             reader,
@@ -135,7 +133,8 @@ impl There {
     }
 
     fn read_by_batches(&mut self) -> Result<(), ReadError> {
-        self.reader = Reader::vouched(self.store.clone(), Lsn::new(self.position))?;
+        let reader = Reader::vouched(self.store.clone(), Lsn::new(self.position))?;
+        self.reader = reader.going_on(&self.reader);
         self.by_page = false;
         Ok(())
     }
@@ -143,7 +142,8 @@ impl There {
     fn read_by_page(&mut self) -> Result<(), ReadError> {
         let Some(page) = self.page.clone() else { return Ok(()) };
         let durable = Box::new(move || page.durable());
-        self.reader = Reader::new(self.store.clone(), durable, Lsn::new(self.position))?;
+        let reader = Reader::new(self.store.clone(), durable, Lsn::new(self.position))?;
+        self.reader = reader.going_on(&self.reader);
         self.by_page = true;
         Ok(())
     }
@@ -175,22 +175,13 @@ impl There {
         self.generation.is_some() && now.is_some() && now != self.generation
     }
 
-    /// A truncation: goes on in the new generation, unless what was cut had been given.
-    fn check_generation(&mut self) -> Result<(), FollowError> {
+    /// A truncation: a reader that looks anew finds out whether what was given is among what was cut.
+    fn check_generation(&mut self) -> Result<(), ReadError> {
         let Some(now) = self.trusted().map(|page| page.generation()) else { return Ok(()) };
-        let Some(before) = self.generation.filter(|&before| before != now) else {
-            self.generation = Some(now);
-            return Ok(());
-        };
-        // The mark tells of the last truncation only. What an earlier one cut, nobody knows.
-        let mark = mark::read_mark(&*self.store, Some(self.log_id)).map_err(ReadError::from)?;
-        let after = mark.map_or(0, |mark| mark.truncated_after);
-        if now != before + 1 || self.position > after + 1 {
-            return Err(ReadError::Truncated { last: Lsn::new(after) }.into());
+        match self.generation.replace(now) {
+            Some(before) if before != now => self.read_by_batches(),
+            _ => Ok(()),
         }
-        self.read_by_batches()?;
-        self.generation = Some(now);
-        Ok(())
     }
 
     // ---- waiting ----
@@ -238,6 +229,16 @@ impl There {
         }
         Poll::Pending
     }
+}
+
+/// From the mark; a log that has none yet loses no segments meanwhile.
+fn find_log_id(store: &dyn Store, dir: &Path) -> Result<LogId, ReadError> {
+    if let Some((log_id, _)) = mark::find_mark(store)? {
+        return Ok(log_id);
+    }
+    let not_found = || ReadError::NotFound { dir: dir.to_owned() };
+    let newest = *segment::list_segments(store)?.last().ok_or_else(not_found)?;
+    Ok(Segment::open(store, newest)?.0.header.log_id)
 }
 
 /// A thread that waits for a task. It ends with its follower.

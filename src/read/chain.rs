@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::view::{Bounds, Place};
 use super::{Reader, Unread, read_failed};
-use crate::disk::{Access, File};
+use crate::disk::File;
 use crate::error::{Damage, ReadError};
 use crate::frame::{BATCH_HEADER_BYTES, BatchError};
 use crate::lsn::Lsn;
@@ -211,7 +211,7 @@ impl Reader {
     }
 
     /// A cheap look whether another process wrote anything behind what was read: one block here, and
-    /// one in the next segment.
+    /// one in each segment behind.
     pub(super) fn nothing_new(&mut self) -> Result<bool, ReadError> {
         let store = self.view.store.clone();
         let Some(cursor) = &mut self.cursor else { return Ok(false) };
@@ -246,11 +246,18 @@ impl Reader {
         if now.is_none_or(|(now, _)| now.header.salt != salt) {
             return Ok(false);
         }
-        match Segment::open_if_there(&*store, epoch + 1)? {
-            Some((next, _)) if next.header.resume.is_some() => Ok(false),
-            Some((next, file)) => Ok(self.view.first_of(&next, &file)?.is_none()),
-            None => Ok(true),
+        // Recovery passes over segments in which nothing counts: the log may go on behind an empty one.
+        for epoch in epoch + 1.. {
+            match Segment::open_if_there(&*store, epoch)? {
+                Some((next, _)) if next.header.resume.is_some() => return Ok(false),
+                Some((next, file)) if self.view.first_of(&next, &file)?.is_some() => {
+                    return Ok(false);
+                }
+                Some(_) => {}
+                None => break,
+            }
         }
+        Ok(true)
     }
 
     /// Passes over damage to records before the position: they were not asked for.
@@ -358,11 +365,7 @@ impl Reader {
     /// any more.
     fn open_again(&self, segment: &Segment) -> Result<Option<Arc<dyn File>>, ReadError> {
         let now = Segment::open_if_there(&*self.view.store, segment.epoch)?;
-        let same = now.is_some_and(|(now, _)| now.header.salt == segment.header.salt);
-        if !same {
-            return Ok(None);
-        }
-        let file = segment::open_file(&*self.view.store, segment.epoch, Access::Read)?;
-        Ok(Some(file))
+        let same = now.filter(|(now, _)| now.header.salt == segment.header.salt);
+        Ok(same.map(|(_, file)| file))
     }
 }

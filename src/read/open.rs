@@ -125,6 +125,12 @@ impl Reader {
         Reader::with(store, Watermark::Told(durable), From::Lsn(from.get()))
     }
 
+    /// The reader that goes on where `other` stopped, which was told of no truncation since.
+    pub(crate) fn going_on(mut self, other: &Reader) -> Reader {
+        self.view.generation = self.view.generation.min(other.view.generation);
+        self
+    }
+
     fn of_dir(dir: &Path, from: From) -> Result<Reader, ReadError> {
         let store = open_store(dir)?;
         Reader::with(store.clone(), Watermark::Vouched(store), from)

@@ -189,7 +189,9 @@ impl View {
             }
             after = after.min(segment.header.truncated_after);
         }
-        Ok(Some(Cut { generation: bounds.generation, after, last: after }))
+        // Nothing tells while the next truncation moves the files about: it is asked again.
+        let cut = Cut { generation: bounds.generation, after, last: after };
+        Ok((after < u64::MAX).then_some(cut))
     }
 
     /// Opens a segment. None: it is not there, or does not count.

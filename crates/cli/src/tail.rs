@@ -4,9 +4,10 @@
 use std::io::{self, BufWriter, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use uringlog::{Lsn, ReadError, Reader};
+use uringlog::{FollowError, Follower, Lsn, ReadError, Reader};
 
 use crate::cat::{self, StartArgs};
 use crate::exit::{Failure, note};
@@ -45,7 +46,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let out = BufWriter::with_capacity(OUT_BYTES, io::stdout().lock());
     let mut printer = Printer::new(out, args.form, args.follow);
     if args.follow {
-        return follow(&args.dir, reader, &mut printer);
+        return follow(&args.dir, reader.next_lsn(), &mut printer);
     }
     let printed = drain(reader, &mut printer);
     let flushed = printer.finish(printed.is_ok().then_some(&args.dir));
@@ -63,24 +64,31 @@ fn drain(mut reader: Reader, printer: &mut Printer<impl Write>) -> Result<(), Fa
 }
 
 /// Prints what there is and what comes, until a signal or until nobody reads it any more.
-fn follow(dir: &Path, reader: Reader, printer: &mut Printer<impl Write>) -> Result<(), Failure> {
+fn follow(dir: &Path, from: Lsn, printer: &mut Printer<impl Write>) -> Result<(), Failure> {
     let interrupt = Interrupt::install()
         .map_err(|error| Failure::Failed(format!("cannot watch for signals: {error}")))?;
     let stdout = io::stdout();
-    let mut source =
-        Source { dir: dir.to_owned(), next: reader.next_lsn(), reader: Some(reader), failures: 0 };
-    let mut pause = PAUSE_MIN;
+    let mut source = Source { dir: dir.to_owned(), next: from, follower: None, failures: 0 };
     loop {
-        let mut quiet = true;
-        while !interrupt.is_raised() {
-            let printed = source.next(|record| printer.print(record))?;
-            let Some(printed) = printed else { break };
-            printed.map_err(|error| Failure::output(&error))?;
-            quiet = false;
+        // What is there is printed in one go; then it is looked whether anybody is still there.
+        let looked = Instant::now();
+        let mut wait = Duration::ZERO;
+        while !interrupt.is_raised() && looked.elapsed() < LOOK_EVERY {
+            let printed = source.next(wait, |record| printer.print(record))?;
+            match printed {
+                Some(printed) => {
+                    printed.map_err(|error| Failure::output(&error))?;
+                    wait = Duration::ZERO;
+                }
+                None if wait.is_zero() => {
+                    printer.flush().map_err(|error| Failure::output(&error))?;
+                    wait = WAIT;
+                }
+                None => break,
+            }
         }
         printer.flush().map_err(|error| Failure::output(&error))?;
-        pause = if quiet { (pause * 2).min(PAUSE_MAX) } else { PAUSE_MIN };
-        match interrupt.pause(stdout.as_fd(), pause) {
+        match interrupt.pause(stdout.as_fd(), Duration::ZERO) {
             Ok(Woken::Time) => {}
             Ok(Woken::Signal) => return Ok(()),
             Ok(Woken::Closed) => return Err(Failure::OutputClosed),
@@ -89,16 +97,17 @@ fn follow(dir: &Path, reader: Reader, printer: &mut Printer<impl Write>) -> Resu
     }
 }
 
-/// Between two looks for new records.
-const PAUSE_MIN: Duration = Duration::from_millis(2);
-const PAUSE_MAX: Duration = Duration::from_millis(100);
+/// How often it is looked for signals, and whether anybody reads the output.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long it waits for a record at most.
+const WAIT: Duration = Duration::from_millis(50);
 
 /// Gives records in order, over trims, truncations and restarts of the writer.
 struct Source {
     dir: PathBuf,
     /// The record to give next.
     next: Lsn,
-    reader: Option<Reader>,
+    follower: Option<Follower>,
     /// Errors since the last look that succeeded.
     failures: u32,
 }
@@ -107,14 +116,22 @@ struct Source {
 const FAILURES_MAX: u32 = 20;
 
 impl Source {
-    /// Hands the next record to `take`; none where there is none now.
-    fn next<T>(&mut self, take: impl FnOnce(Shown<'_>) -> T) -> Result<Option<T>, Failure> {
-        match self.read(take) {
+    /// Hands the next record to `take`, if one comes in time.
+    fn next<T>(
+        &mut self,
+        wait: Duration,
+        take: impl FnOnce(Shown<'_>) -> T,
+    ) -> Result<Option<T>, Failure> {
+        match self.receive(wait, take) {
             Ok(taken) => {
                 self.failures = 0;
                 Ok(taken)
             }
-            Err(ReadError::Trimmed { first }) => {
+            Err(FollowError::TimedOut) => {
+                self.failures = 0;
+                Ok(None)
+            }
+            Err(FollowError::Read(ReadError::Trimmed { first })) => {
                 note(&format!(
                     "records {} to {} were trimmed before they were printed",
                     self.next,
@@ -123,31 +140,41 @@ impl Source {
                 self.go_to(first);
                 Ok(None)
             }
-            Err(ReadError::Truncated { last }) => {
+            Err(FollowError::Read(ReadError::Truncated { last })) => {
                 note(&format!("the log was truncated after record {last}; going on from there"));
                 self.go_to(last.next());
                 Ok(None)
             }
             Err(_) if self.failures < FAILURES_MAX => {
                 self.failures += 1;
-                self.reader = None;
+                self.follower = None;
+                thread::sleep(wait);
                 Ok(None)
             }
-            Err(error) => Err(error.into()),
+            Err(FollowError::Read(error)) => Err(error.into()),
+            Err(error) => Err(Failure::Failed(error.to_string())),
         }
     }
 
     fn go_to(&mut self, next: Lsn) {
         self.next = next;
-        self.reader = None;
+        self.follower = None;
     }
 
-    fn read<T>(&mut self, take: impl FnOnce(Shown<'_>) -> T) -> Result<Option<T>, ReadError> {
-        if self.reader.is_none() {
-            self.reader = Some(Reader::open_dir(&self.dir, self.next)?);
+    fn receive<T>(
+        &mut self,
+        wait: Duration,
+        take: impl FnOnce(Shown<'_>) -> T,
+    ) -> Result<Option<T>, FollowError> {
+        if self.follower.is_none() {
+            self.follower = Some(Follower::open_dir(&self.dir, self.next)?);
         }
-        let Some(reader) = &mut self.reader else { return Ok(None) };
-        let Some(record) = reader.next_record()? else { return Ok(None) };
+        let Some(follower) = &mut self.follower else { return Ok(None) };
+        let record = match wait.is_zero() {
+            true => follower.try_recv()?,
+            false => follower.recv_timeout(wait)?,
+        };
+        let Some(record) = record else { return Ok(None) };
         self.next = record.lsn().next();
         Ok(Some(take(Shown::from(&record))))
     }
