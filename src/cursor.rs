@@ -110,7 +110,7 @@ pub fn remove_cursor(dir: impl AsRef<Path>, name: &str) -> Result<(), CursorErro
 
 impl Cursor {
     /// The cursor `name` of the log in `dir`, from any process that may write files there; otherwise as
-    /// [`Log::cursor`]. What is durable is found out as a reader of that process would.
+    /// [`Log::cursor`]. What is durable is found as a [`Follower`](crate::Follower) there finds it.
     ///
     /// # Errors
     /// As there, and there may be no log in `dir`.
