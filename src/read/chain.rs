@@ -12,6 +12,9 @@ use crate::lsn::Lsn;
 use crate::scan::{self, BatchCursor, Crossing, Step, Stop, StopReason};
 use crate::segment::{self, Segment};
 
+/// Bytes that a reader of another process reads between two looks at what the log holds.
+const LOOK_BYTES: u64 = 6 << 20;
+
 impl Reader {
     /// Moves to the next batch that holds the position, which is durable. False: not there yet.
     pub(super) fn next_batch(&mut self) -> Result<bool, ReadError> {
@@ -91,11 +94,15 @@ impl Reader {
     }
 
     /// Whether the log was cut, or trimmed beyond the position, since the cursor's bytes were read. What
-    /// was read then does not count.
+    /// was read then does not count. In another process the look costs two reads: there a scan looks
+    /// once in some MiB. It gives records that are cut at that moment, as it would had it come earlier;
+    /// none that is not intact.
     fn is_other_log(&mut self) -> Result<bool, ReadError> {
         let Some(cursor) = &self.cursor else { return Ok(true) };
         let bytes = cursor.bytes_read();
-        if self.view.watermark.live().is_none() && self.checked_bytes == bytes {
+        // `u64::MAX` stands for never.
+        let since = bytes.checked_sub(self.checked_bytes);
+        if self.view.watermark.live().is_none() && since.is_some_and(|since| since < LOOK_BYTES) {
             return Ok(false);
         }
         let changed = self.look_again()?;
