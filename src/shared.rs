@@ -246,17 +246,10 @@ impl Shared {
         self.commit.wait(lsn, Level::Synced, deadline, self.waiter_idle, cut)
     }
 
-    /// There is something new for readers of other processes: what is durable, or the generation.
+    /// Shows readers of other processes what is durable now, and the generation.
     pub(crate) fn show_status(&self) {
         if let Some(status) = &self.status {
-            status.show();
-        }
-    }
-
-    /// Tells readers of other processes, if it is time. For the writer's thread.
-    pub(crate) fn publish_status(&self) {
-        if let Some(status) = &self.status {
-            status.publish(self.clock.now_ns(), self.commit.watermark(Level::Synced), &self.extent);
+            status.show(self.clock.now_ns(), self.commit.watermark(Level::Synced), &self.extent);
         }
     }
 

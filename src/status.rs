@@ -68,7 +68,7 @@ const PRESENT: Duration = Duration::from_secs(1);
 /// Tries of a look that met a write half done.
 const LOOKS: usize = 4;
 
-/// The writer's side. All but `show` is for the writer's thread, so nothing here orders anything.
+/// The writer's side. Only the writer's thread uses it, so nothing here orders anything.
 pub(crate) struct StatusPage {
     page: SleepingPlace,
     log_id: LogId,
@@ -77,6 +77,8 @@ pub(crate) struct StatusPage {
     state: AtomicU32,
     /// There is more to say than the page says.
     behind: AtomicBool,
+    /// Something was said since the readers were woken.
+    to_wake: AtomicBool,
     /// What the page says.
     generation: AtomicU64,
     look_at_ns: AtomicU64,
@@ -119,28 +121,43 @@ impl StatusPage {
             instance: entropy()?,
             state: AtomicU32::new(STATE_OPEN),
             behind: AtomicBool::new(false),
+            to_wake: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             look_at_ns: AtomicU64::new(0),
             present_until_ns: AtomicU64::new(0),
         })
     }
 
-    /// There is something to say.
-    pub(crate) fn show(&self) {
+    /// Says what is durable now: at once if there are readers, or after a truncation; else some
+    /// milliseconds after the last time. Before anybody learns that it is durable: if this process is
+    /// killed next, the readers find all that it acknowledged.
+    pub(crate) fn show(&self, now_ns: u64, durable: u64, extent: &Extent) {
         self.behind.store(true, Ordering::Relaxed);
+        self.publish(now_ns, durable, extent);
     }
 
-    /// When to call [`publish`](Self::publish) again at the latest, if the page says less than there is to say.
+    /// Wakes the readers if there was something new, and says it if it was not said yet and it is time.
+    pub(crate) fn wake(&self, now_ns: u64, durable: u64, extent: &Extent) {
+        if self.behind.load(Ordering::Relaxed) {
+            self.publish(now_ns, durable, extent);
+        }
+        if self.to_wake.load(Ordering::Relaxed) {
+            self.to_wake.store(false, Ordering::Relaxed);
+            self.page.wake();
+        }
+    }
+
+    /// Whether [`wake`](Self::wake) may have something to do.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.behind.load(Ordering::Relaxed) || self.to_wake.load(Ordering::Relaxed)
+    }
+
+    /// When to call [`wake`](Self::wake) again at the latest, if the page says less than there is to say.
     pub(crate) fn is_due_within(&self) -> Option<Duration> {
         self.behind.load(Ordering::Relaxed).then_some(LOOK_EVERY)
     }
 
-    /// Says what is durable now if there is something new, and wakes the readers: at once if there
-    /// are any, or after a truncation; else some milliseconds after the last time.
-    pub(crate) fn publish(&self, now_ns: u64, durable: u64, extent: &Extent) {
-        if !self.behind.load(Ordering::Relaxed) {
-            return;
-        }
+    fn publish(&self, now_ns: u64, durable: u64, extent: &Extent) {
         let is_look_due = now_ns >= self.look_at_ns.load(Ordering::Relaxed);
         let is_cut = self.generation.load(Ordering::Relaxed) != extent.generation();
         let present_until_ns = self.present_until_ns.load(Ordering::Relaxed);
@@ -160,7 +177,7 @@ impl StatusPage {
             }
         }
         if is_read {
-            self.page.wake();
+            self.to_wake.store(true, Ordering::Relaxed);
         }
     }
 
@@ -274,6 +291,12 @@ impl StatusView {
             let got = read(self.file.as_fd(), 0, &mut bytes).ok()?;
             (got == SAID_BYTES).then(|| Said::decode(&bytes, self.log_id)).flatten()
         })
+    }
+
+    /// Tells the writer that somebody reads, so that it says each number at once.
+    pub(crate) fn announce(&self) {
+        // Without it the page is some milliseconds old.
+        let _told = self.place.as_ref().map(|place| place.write(WAITERS, &1u32.to_le_bytes()));
     }
 
     /// Whether [`wait`](Self::wait) can sleep until the writer wakes it.

@@ -358,9 +358,13 @@ impl Writer {
         }
     }
 
-    /// Tells readers of other processes, and wakes those that sleep.
+    /// Wakes readers of other processes, if any sleeps.
     fn wake_readers(&self) {
-        self.shared.publish_status();
+        let shared = &self.shared;
+        if let Some(status) = shared.status.as_ref().filter(|status| status.is_pending()) {
+            let durable = shared.commit.watermark(Level::Synced);
+            status.wake(shared.clock.now_ns(), durable, &shared.extent);
+        }
     }
 
     fn wake_done(&mut self) {

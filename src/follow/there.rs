@@ -169,6 +169,9 @@ impl There {
 
     fn look_for_page(&mut self) {
         self.page = StatusView::open(&*self.store, self.log_id).map(Arc::new);
+        if let Some(page) = &self.page {
+            page.announce();
+        }
         self.compare_at = Some(Instant::now());
     }
 
@@ -178,7 +181,8 @@ impl There {
             return Ok(());
         }
         self.page_checked = Instant::now();
-        if self.page.as_ref().is_some_and(|page| page.is_current(&*self.store)) {
+        if let Some(page) = self.page.as_ref().filter(|page| page.is_current(&*self.store)) {
+            page.announce();
             return Ok(());
         }
         self.look_for_page();
