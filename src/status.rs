@@ -61,7 +61,7 @@ const WAITERS: usize = 128;
 const FUTEX: usize = 132;
 
 /// How often the writer looks for a reader, and says the number when there is none.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// For how long a reader counts as being there after it set the flag. A sleeping one sets it more
 /// often by far.
 const PRESENT: Duration = Duration::from_secs(1);
