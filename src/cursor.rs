@@ -24,7 +24,7 @@ use crate::recovery;
 use crate::segment::{self, ScanError, Segment};
 use crate::shared::Shared;
 use crate::slots::{self, Kind, Slot, SlotFile};
-use crate::status::StatusView;
+use crate::status::{self, StatusView};
 
 pub use error::CursorError;
 
@@ -392,9 +392,15 @@ impl Place {
             return false;
         }
         let Some(page) = StatusView::open(&*self.store, self.log_id) else { return false };
-        // The number first: the generation is then that of the number, or a later one.
-        if page.durable() < lsn || page.generation() != generation {
-            return false;
+        let is_shown = || {
+            page.look().is_some_and(|said| said.durable() >= lsn && said.generation == generation)
+        };
+        if !is_shown() {
+            // Without readers the page is some milliseconds old.
+            std::thread::sleep(2 * status::LOOK_EVERY);
+            if !is_shown() {
+                return false;
+            }
         }
         let reader = Reader::new(self.store.clone(), Box::new(move || lsn), Lsn::new(lsn));
         // Where it cannot be read, what the batches vouch for tells why.

@@ -129,6 +129,12 @@ impl Reader {
         Some(Record::new(Lsn::new(self.position - 1), payload, unread.batch.header.wall_ns))
     }
 
+    /// Whether the next record is of a batch that is in memory, and was durable when it was read.
+    pub(crate) fn holds_next(&self) -> bool {
+        self.position <= self.durable
+            && self.batch.as_ref().is_some_and(|unread| unread.index < unread.batch.header.count)
+    }
+
     /// The number of the record that [`next_record`](Self::next_record) returns next.
     pub fn next_lsn(&self) -> Lsn {
         Lsn::new(self.position)

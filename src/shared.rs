@@ -246,10 +246,10 @@ impl Shared {
         self.commit.wait(lsn, Level::Synced, deadline, self.waiter_idle, cut)
     }
 
-    /// Shows readers of other processes what is durable now, where the log starts, and its generation.
+    /// Shows readers of other processes what is durable now, and the generation.
     pub(crate) fn show_status(&self) {
         if let Some(status) = &self.status {
-            status.show(self.commit.watermark(Level::Synced), &self.extent);
+            status.show(self.clock.now_ns(), self.commit.watermark(Level::Synced), &self.extent);
         }
     }
 

@@ -1,41 +1,50 @@
-//! The status page: one page of a file in the log's directory, mapped by the writer's process and by
-//! readers of other processes. It tells them at once what is durable, and wakes them.
+//! The status page: one page of a file in the log's directory. It tells readers of other processes at
+//! once what is durable, and wakes them.
 //!
 //! What it says is a hint. A reader verifies every batch that it reads; where the chain of batches ends
 //! before the number on the page (a copied directory, say), it goes back to what the batches
 //! themselves vouch for. Nothing on the page is ever read by the writer but the waiters' flag, which
-//! costs it one needless wake-up at most.
+//! costs it some needless writes and wake-ups at most.
 //!
-//! A reader that sleeps sets the flag, and looks at the number once more; the writer stores the
-//! number, and looks at the flag: one of the two sees the other. The writer swaps the flag back, so
-//! that one which a killed reader left is gone after the next batch.
+//! Anybody may write over the file, or cut it, at any moment, and a load or a store in the mapping of a
+//! file that was cut is a signal that ends the process. So both sides use `pread` and `pwrite`, and
+//! the mapping is nothing but an address for futex(2), which answers with an error. What it says is
+//! written by one `pwrite` with a checksum: a reader that meets a write half done, or something
+//! foreign, sees that and looks again, or does without.
 //!
-//! The page is made with its block, and only on file systems that write to it in place: where a
-//! store to a mapped page may need new space, a full disk would end the process. Elsewhere, and
-//! where the file cannot be mapped, there is no page.
+//! A reader that sleeps sets the flag. The writer looks for it every few milliseconds while it has
+//! something to show, and for a while after it found one set it shows each number at once, and wakes.
+//! While nobody reads, it writes once in these milliseconds, not for each batch.
+//!
+//! No wake-up is lost between the two: the reader takes the futex' count, then looks at the number,
+//! then sleeps if the count is the same. The writer writes the number, then raises the count, then
+//! wakes. Where the reader's look missed the number, its count is an old one, or it sleeps by the
+//! time that the writer wakes.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mlock, mmap, munmap};
 use rustix::thread::futex;
 
 use crate::disk::Store;
 use crate::extent::Extent;
-use crate::frame::LogId;
+use crate::frame::{self, LogId};
 use crate::segment::Entropy;
 
 /// Name of the page's file.
 pub(crate) const STATUS_NAME: &str = "status";
 
 const PAGE_BYTES: usize = 4096;
-const MAGIC: u64 = u64::from_le_bytes(*b"ULstatus");
-const VERSION: u32 = 1;
+const MAGIC: [u8; 8] = *b"ULstatus";
+/// 1 had no checksum.
+const VERSION: u32 = 2;
 /// File systems that write a block of a file in place, and share a mapping among processes.
 const FILE_SYSTEMS: [&str; 5] = ["ext4", "xfs", "tmpfs", "ramfs", "overlayfs"];
 
@@ -43,48 +52,43 @@ const STATE_OPEN: u32 = 1;
 const STATE_CLOSED: u32 = 2;
 const STATE_POISONED: u32 = 3;
 
-/// The page as it stands in the file. Little endian, as every machine that has it mapped at once.
-#[repr(C)]
-struct Page {
-    magic: AtomicU64,
-    version: AtomicU32,
-    pid: AtomicU32,
-    log_id: [AtomicU64; 2],
-    /// Drawn at each open: which writer it is.
-    instance: AtomicU64,
-    generation: AtomicU64,
-    live_epoch: AtomicU64,
-    first_lsn: AtomicU64,
-    /// Behind the generation: who sees a number sees the generation that it is of.
-    durable: AtomicU64,
-    state: AtomicU32,
-    reserved: [AtomicU32; 13],
-    /// 1 while a reader sleeps, or is about to. On a line of its own.
-    waiters: AtomicU32,
-    /// What readers sleep on; counts wake-ups.
-    futex: AtomicU32,
-}
+/// What the writer says, all of it at once: the page up to here.
+const SAID_BYTES: usize = 80;
+const CHECKSUM: usize = 76;
+/// 1 while a reader sleeps, or has lately. Readers and the writer write it alone.
+const WAITERS: usize = 128;
+/// What readers sleep on; counts wake-ups.
+const FUTEX: usize = 132;
 
-const _: () = {
-    assert!(core::mem::offset_of!(Page, durable) == 64);
-    assert!(core::mem::offset_of!(Page, state) == 72);
-    assert!(core::mem::offset_of!(Page, waiters) == 128);
-    assert!(core::mem::offset_of!(Page, futex) == 132);
-    assert!(size_of::<Page>() <= PAGE_BYTES);
-};
+/// How often the writer looks for a reader, and says the number when there is none.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// For how long a reader counts as being there after it set the flag. A sleeping one sets it more
+/// often by far.
+const PRESENT: Duration = Duration::from_secs(1);
+/// Tries of a look that met a write half done.
+const LOOKS: usize = 4;
 
-/// The writer's side.
+/// The writer's side. Only the writer's thread uses it, so nothing here orders anything.
 pub(crate) struct StatusPage {
-    map: PageMap,
-    file: OwnedFd,
-    /// Something was stored since readers were woken last.
-    shown: AtomicBool,
+    page: SleepingPlace,
+    log_id: LogId,
+    /// Drawn at each open: which writer it is.
+    instance: u64,
+    state: AtomicU32,
+    /// There is more to say than the page says.
+    behind: AtomicBool,
+    /// Something was said since the readers were woken.
+    to_wake: AtomicBool,
+    /// What the page says.
+    generation: AtomicU64,
+    look_at_ns: AtomicU64,
+    present_until_ns: AtomicU64,
 }
 
 impl StatusPage {
-    /// Maps the page of the log in `store`, making its file where there is none, and says that the
-    /// log is open. A file that is there is used again, so that readers' mappings stay good. `None`
-    /// where there can be no page; then no file stays behind that says something old.
+    /// Opens the page of the log in `store`, making its file where there is none, and says that the
+    /// log is open. A file that is there is used again, so that those who sleep there are woken.
+    /// `None` where there can be no page; then no file stays behind that says something old.
     pub(crate) fn make(
         store: &dyn Store,
         log_id: LogId,
@@ -92,114 +96,180 @@ impl StatusPage {
         durable: u64,
         extent: &Extent,
     ) -> Option<StatusPage> {
-        let made = StatusPage::map(store);
-        let drawn = made.and_then(|page| entropy().map(|instance| (page, instance)));
-        let Ok((page, instance)) = drawn else {
+        let made = StatusPage::open(store, log_id, entropy).and_then(|page| {
+            page.say(durable, extent)?;
+            Ok(page)
+        });
+        let Ok(page) = made else {
             // No page, no wrong page. If it cannot be removed either, readers doubt it.
             store.remove(STATUS_NAME).ok();
             return None;
         };
-        page.open(log_id, instance, durable, extent);
+        page.page.wake();
         Some(page)
     }
 
-    fn map(store: &dyn Store) -> io::Result<StatusPage> {
+    fn open(store: &dyn Store, log_id: LogId, entropy: Entropy<'_>) -> io::Result<StatusPage> {
         if !FILE_SYSTEMS.contains(&store.facts().file_system.as_str()) {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let file = store.open_status(STATUS_NAME, PAGE_BYTES as u64, true)?;
-        let map = PageMap::new(&file, ProtFlags::READ | ProtFlags::WRITE)?;
-        map.keep_in_memory();
-        Ok(StatusPage { map, file, shown: AtomicBool::new(false) })
+        let page = SleepingPlace::new(store.open_status(STATUS_NAME, PAGE_BYTES as u64, true)?)?;
+        page.keep_in_memory();
+        Ok(StatusPage {
+            page,
+            log_id,
+            instance: entropy()?,
+            state: AtomicU32::new(STATE_OPEN),
+            behind: AtomicBool::new(false),
+            to_wake: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
+            look_at_ns: AtomicU64::new(0),
+            present_until_ns: AtomicU64::new(0),
+        })
     }
 
-    fn open(&self, log_id: LogId, instance: u64, durable: u64, extent: &Extent) {
-        let page = self.map.page();
-        page.state.store(0, Ordering::Relaxed);
-        // Release: partner is the Acquire in `StatusView::durable`. While it is 0, nothing is read.
-        page.durable.store(0, Ordering::Release);
-        page.version.store(VERSION, Ordering::Relaxed);
-        page.pid.store(std::process::id(), Ordering::Relaxed);
-        for (word, value) in page.log_id.iter().zip(id_words(log_id)) {
-            word.store(value, Ordering::Relaxed);
+    /// Says what is durable now: at once if there are readers, or after a truncation; else some
+    /// milliseconds after the last time. Before anybody learns that it is durable: if this process is
+    /// killed next, the readers find all that it acknowledged.
+    pub(crate) fn show(&self, now_ns: u64, durable: u64, extent: &Extent) {
+        self.behind.store(true, Ordering::Relaxed);
+        self.publish(now_ns, durable, extent);
+    }
+
+    /// Wakes the readers if there was something new, and says it if it was not said yet and it is time.
+    pub(crate) fn wake(&self, now_ns: u64, durable: u64, extent: &Extent) {
+        if self.behind.load(Ordering::Relaxed) {
+            self.publish(now_ns, durable, extent);
         }
-        page.instance.store(instance, Ordering::Relaxed);
-        page.state.store(STATE_OPEN, Ordering::Relaxed);
-        // Release: partner is the Acquire in `StatusView::is_of`.
-        page.magic.store(MAGIC, Ordering::Release);
-        self.show(durable, extent);
-        self.wake();
+        if self.to_wake.load(Ordering::Relaxed) {
+            self.to_wake.store(false, Ordering::Relaxed);
+            self.page.wake();
+        }
     }
 
-    /// Shows what is durable now. No system call.
-    pub(crate) fn show(&self, durable: u64, extent: &Extent) {
-        let page = self.map.page();
-        page.generation.store(extent.generation(), Ordering::Relaxed);
-        page.live_epoch.store(extent.live_epoch(), Ordering::Relaxed);
-        page.first_lsn.store(extent.first_lsn(), Ordering::Relaxed);
-        // Release: partner is the Acquire in `StatusView::durable`.
-        page.durable.store(durable, Ordering::Release);
-        self.shown.store(true, Ordering::Relaxed);
+    /// Whether [`wake`](Self::wake) may have something to do.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.behind.load(Ordering::Relaxed) || self.to_wake.load(Ordering::Relaxed)
     }
 
-    /// Wakes the readers that sleep, if anything was shown since. No system call where none does.
-    pub(crate) fn wake(&self) {
-        // Relaxed: only the writer's thread calls this, but for a truncation's `show`, which lets the
-        // writer wake them.
-        if !self.shown.load(Ordering::Relaxed) {
+    /// When to call [`wake`](Self::wake) again at the latest, if the page says less than there is to say.
+    pub(crate) fn is_due_within(&self) -> Option<Duration> {
+        self.behind.load(Ordering::Relaxed).then_some(LOOK_EVERY)
+    }
+
+    fn publish(&self, now_ns: u64, durable: u64, extent: &Extent) {
+        let is_look_due = now_ns >= self.look_at_ns.load(Ordering::Relaxed);
+        let is_cut = self.generation.load(Ordering::Relaxed) != extent.generation();
+        let present_until_ns = self.present_until_ns.load(Ordering::Relaxed);
+        if !(is_look_due || is_cut || now_ns < present_until_ns) {
             return;
         }
-        self.shown.store(false, Ordering::Relaxed);
-        let page = self.map.page();
-        // Partner: the fence in `StatusView::wait`. Orders the number's store before the look.
-        fence(Ordering::SeqCst);
-        if page.waiters.load(Ordering::Relaxed) == 0 {
-            return;
+        self.behind.store(false, Ordering::Relaxed);
+        // A write that failed leaves a page that says too little, or none that is valid.
+        let _said = self.say(durable, extent);
+        let mut is_read = is_cut || now_ns < present_until_ns;
+        if is_look_due {
+            self.look_at_ns.store(now_ns + LOOK_EVERY.as_nanos() as u64, Ordering::Relaxed);
+            // Behind the write: a reader that has set its flag too late for this look sees the number.
+            if self.take_flag() {
+                self.present_until_ns.store(now_ns + PRESENT.as_nanos() as u64, Ordering::Relaxed);
+                is_read = true;
+            }
         }
-        // AcqRel, with the stores in `StatusView::wait`: a flag set after this is seen next time.
-        if page.waiters.swap(0, Ordering::AcqRel) != 0 {
-            page.futex.fetch_add(1, Ordering::Release);
-            // Waking can only fail for a bad address.
-            let _woken = futex::wake(&page.futex, futex::Flags::empty(), u32::MAX >> 1);
+        if is_read {
+            self.to_wake.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Says that the writer has ended. By a write to the file: after a failure of the disk a store to
-    /// the mapping might be answered by a signal.
-    pub(crate) fn end(&self, poisoned: bool) {
+    /// Says that the writer has ended, and wakes the readers.
+    pub(crate) fn end(&self, poisoned: bool, durable: u64, extent: &Extent) {
         let state = if poisoned { STATE_POISONED } else { STATE_CLOSED };
-        let offset = core::mem::offset_of!(Page, state) as u64;
+        self.state.store(state, Ordering::Relaxed);
         // Nobody relies on it.
-        let _written = rustix::io::pwrite(self.file.as_fd(), &state.to_le_bytes(), offset);
+        let _said = self.say(durable, extent);
+        self.page.wake();
+    }
+
+    /// Takes the flag back if a reader has set it. One that is set behind the look is found by the next.
+    fn take_flag(&self) -> bool {
+        let mut flag = [0; 4];
+        match self.page.read(WAITERS, &mut flag) {
+            Ok(4) => {}
+            // Somebody has cut the file: it gets its size back.
+            Ok(_) => {
+                self.page.write(SAID_BYTES, &[0; PAGE_BYTES - SAID_BYTES]).ok();
+                return true;
+            }
+            Err(_) => return false,
+        }
+        flag != [0; 4] && self.page.write(WAITERS, &[0; 4]).is_ok()
+    }
+
+    fn say(&self, durable: u64, extent: &Extent) -> io::Result<()> {
+        let generation = extent.generation();
+        self.generation.store(generation, Ordering::Relaxed);
+        let mut said = [0; SAID_BYTES];
+        let mut put = |at: usize, bytes: &[u8]| said[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, &MAGIC);
+        put(8, &VERSION.to_le_bytes());
+        put(12, &std::process::id().to_le_bytes());
+        put(16, &self.log_id.0);
+        put(32, &self.instance.to_le_bytes());
+        put(40, &generation.to_le_bytes());
+        put(48, &extent.live_epoch().to_le_bytes());
+        put(56, &extent.first_lsn().to_le_bytes());
+        put(64, &durable.to_le_bytes());
+        put(72, &self.state.load(Ordering::Relaxed).to_le_bytes());
+        let checksum = frame::crc32c(&said[..CHECKSUM]);
+        said[CHECKSUM..].copy_from_slice(&checksum.to_le_bytes());
+        self.page.write(0, &said)
     }
 }
 
 /// A reader's side, in another process (or in the same: it makes no difference).
 pub(crate) struct StatusView {
-    map: PageMap,
-    writable: bool,
-    /// Which file was mapped.
-    file: (u64, u64),
+    file: OwnedFd,
+    /// Where it may write, it can sleep.
+    place: Option<SleepingPlace>,
+    log_id: LogId,
+    /// Which file was opened.
+    id: (u64, u64),
 }
 
-/// What a reader goes by when it doubts the page: another writer, or another number, is news.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What the page said at one moment.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Said {
-    pub(crate) instance: u64,
-    pub(crate) durable: u64,
+    /// Which writer, and what it said is durable: if either is another, that is news to who doubted it.
+    pub(crate) source: (u64, u64),
+    /// The log's generation, which the number is of.
+    pub(crate) generation: u64,
+}
+
+impl Said {
+    pub(crate) fn durable(&self) -> u64 {
+        self.source.1
+    }
+
+    fn decode(bytes: &[u8; SAID_BYTES], log_id: LogId) -> Option<Said> {
+        let word = |at: usize| frame::get_u64(bytes, at);
+        let half = |at: usize| frame::get_u32(bytes, at);
+        let is_valid = bytes[..8] == MAGIC
+            && half(8) == VERSION
+            && bytes[16..32] == log_id.0
+            && half(CHECKSUM) == frame::crc32c(&bytes[..CHECKSUM]);
+        let said = Said { source: (word(32), word(64)), generation: word(40) };
+        (is_valid && said.durable() > 0).then_some(said)
+    }
 }
 
 impl StatusView {
-    /// Maps the page that stands in the directory now, if there is one for this log.
+    /// Opens the page that stands in the directory now, if there is one. Whether it is this log's, and
+    /// says anything, is seen at each [`look`](Self::look).
     pub(crate) fn open(store: &dyn Store, log_id: LogId) -> Option<StatusView> {
-        let fd = store.open_status(STATUS_NAME, PAGE_BYTES as u64, false).ok()?;
-        let stat = rustix::fs::fstat(&fd).ok()?;
-        let (map, writable) = match PageMap::new(&fd, ProtFlags::READ | ProtFlags::WRITE) {
-            Ok(map) => (map, true),
-            Err(_) => (PageMap::new(&fd, ProtFlags::READ).ok()?, false),
-        };
-        let view = StatusView { map, writable, file: (stat.st_dev, stat.st_ino) };
-        view.is_of(log_id).then_some(view)
+        let file = store.open_status(STATUS_NAME, PAGE_BYTES as u64, false).ok()?;
+        let stat = rustix::fs::fstat(&file).ok()?;
+        let place = file.try_clone().and_then(SleepingPlace::new).ok();
+        Some(StatusView { file, place, log_id, id: (stat.st_dev, stat.st_ino) })
     }
 
     /// Whether it is still the file that the directory has.
@@ -207,102 +277,131 @@ impl StatusView {
         store
             .open_status(STATUS_NAME, PAGE_BYTES as u64, false)
             .and_then(|fd| Ok(rustix::fs::fstat(&fd)?))
-            .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.file)
+            .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.id)
     }
 
-    pub(crate) fn is_of(&self, log_id: LogId) -> bool {
-        let page = self.map.page();
-        // Acquire: partner is the Release in `StatusPage::open`.
-        page.magic.load(Ordering::Acquire) == MAGIC
-            && page.version.load(Ordering::Relaxed) == VERSION
-            && page.log_id.iter().map(|word| word.load(Ordering::Relaxed)).eq(id_words(log_id))
+    /// What the page says now, if it says something of this log. One system call.
+    ///
+    /// A file system may let a read see a half of a write: neither the fields together nor a field
+    /// alone are sure to be of one state, however they are aligned, and a number put together
+    /// from two may be larger than both. The checksum tells, and a write lasts less than a look.
+    pub(crate) fn look(&self) -> Option<Said> {
+        (0..LOOKS).find_map(|_| {
+            let mut bytes = [0; SAID_BYTES];
+            let got = read(self.file.as_fd(), 0, &mut bytes).ok()?;
+            (got == SAID_BYTES).then(|| Said::decode(&bytes, self.log_id)).flatten()
+        })
     }
 
-    /// What the writer says is durable; 0 while it opens.
-    pub(crate) fn durable(&self) -> u64 {
-        // Acquire: partner is the Release in `StatusPage::show`.
-        self.map.page().durable.load(Ordering::Acquire)
-    }
-
-    /// The log's generation, at least that of the number that [`durable`](Self::durable) gave before.
-    pub(crate) fn generation(&self) -> u64 {
-        self.map.page().generation.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn said(&self) -> Said {
-        let durable = self.durable();
-        Said { instance: self.map.page().instance.load(Ordering::Relaxed), durable }
+    /// Tells the writer that somebody reads, so that it says each number at once.
+    pub(crate) fn announce(&self) {
+        // Without it the page is some milliseconds old.
+        let _told = self.place.as_ref().map(|place| place.write(WAITERS, &1u32.to_le_bytes()));
     }
 
     /// Whether [`wait`](Self::wait) can sleep until the writer wakes it.
     pub(crate) fn can_wait(&self) -> bool {
-        self.writable
+        self.place.is_some()
     }
 
-    /// Sleeps until the writer shows something, unless `is_there` sees it already, or for a time; may
-    /// wake for no reason.
-    pub(crate) fn wait(&self, timeout: Duration, is_there: impl Fn() -> bool) {
-        if !self.writable {
-            return;
+    /// Sleeps until the writer shows something, unless the page says by now what `is_news`, or for a
+    /// time; may wake for no reason. False: this cannot be slept at now, and it has not slept.
+    pub(crate) fn wait(&self, timeout: Duration, is_news: impl Fn(&Said) -> bool) -> bool {
+        let Some(place) = &self.place else { return false };
+        let mut count = [0; 4];
+        if !matches!(place.read(FUTEX, &mut count), Ok(4))
+            || place.write(WAITERS, &1u32.to_le_bytes()).is_err()
+        {
+            return false;
         }
-        let page = self.map.page();
-        // Acquire: partner is the Release in `StatusPage::wake`: who sees a count sees the number.
-        let seen = page.futex.load(Ordering::Acquire);
-        page.waiters.store(1, Ordering::Release);
-        // Partner: the fence in `StatusPage::wake`. Orders the flag before the look.
-        fence(Ordering::SeqCst);
-        if is_there() {
-            return;
+        match self.look() {
+            None => false,
+            Some(said) if is_news(&said) => true,
+            Some(_) => place.sleep(u32::from_le_bytes(count), timeout),
         }
-        let timeout = futex::Timespec {
-            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(timeout.subsec_nanos()),
-        };
-        // However it ends, the caller looks again.
-        let _looked_at_again =
-            futex::wait(&page.futex, futex::Flags::empty(), seen, Some(&timeout));
     }
 }
 
-fn id_words(log_id: LogId) -> [u64; 2] {
-    let (halves, _) = log_id.0.as_chunks::<8>();
-    [0, 1].map(|at| halves.get(at).map_or(0, |half| u64::from_le_bytes(*half)))
+fn read(file: BorrowedFd<'_>, at: usize, bytes: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut *bytes, at as u64))?)
 }
 
-/// The page's mapping, unmapped on drop.
-struct PageMap {
+/// The page's file, open for writing, and mapped for its address: the mapping is never loaded from nor
+/// stored to. Unmapped on drop.
+struct SleepingPlace {
+    file: OwnedFd,
     start: NonNull<c_void>,
 }
 
-// SAFETY: a mapping belongs to the process, not to a thread, and is reached by atomics only.
-unsafe impl Send for PageMap {}
+// SAFETY: a mapping belongs to the process, not to a thread, and only the kernel looks into it.
+unsafe impl Send for SleepingPlace {}
 // SAFETY: as above.
-unsafe impl Sync for PageMap {}
+unsafe impl Sync for SleepingPlace {}
 
-impl PageMap {
-    fn new(file: &OwnedFd, prot: ProtFlags) -> io::Result<PageMap> {
+impl SleepingPlace {
+    fn new(file: OwnedFd) -> io::Result<SleepingPlace> {
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: with no address and without MAP_FIXED the kernel picks unused address space.
-        let start = unsafe { mmap(ptr::null_mut(), PAGE_BYTES, prot, MapFlags::SHARED, file, 0) }?;
+        let start = unsafe { mmap(ptr::null_mut(), PAGE_BYTES, prot, MapFlags::SHARED, &file, 0) }?;
         let start = NonNull::new(start).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(PageMap { start })
+        Ok(SleepingPlace { file, start })
     }
 
-    /// Asks that the page is never given up, so that a look at it never reads from the disk.
+    /// Asks that the page is never given up, so that a write to it never reads from the disk.
     fn keep_in_memory(&self) {
         // SAFETY: the range is this mapping. A limit may refuse it: the page is in use all the time,
         // and stays without it as well.
         let _locked = unsafe { mlock(self.start.as_ptr(), PAGE_BYTES) };
     }
 
-    fn page(&self) -> &Page {
-        // SAFETY: the mapping is a page long and page-aligned, lives as long as `self`, and every
-        // bit pattern is a `Page`. Other processes change it meanwhile: all of it is atomics. A
-        // mapping for reading only is never stored to (`StatusView::wait` returns before).
-        unsafe { self.start.cast::<Page>().as_ref() }
+    fn read(&self, at: usize, bytes: &mut [u8]) -> io::Result<usize> {
+        read(self.file.as_fd(), at, bytes)
+    }
+
+    fn write(&self, at: usize, bytes: &[u8]) -> io::Result<()> {
+        let written =
+            rustix::io::retry_on_intr(|| rustix::io::pwrite(&self.file, bytes, at as u64))?;
+        if written == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+
+    /// Raises the count and wakes all who sleep, in one system call.
+    fn wake(&self) {
+        let futex = self.futex();
+        let all = u32::MAX >> 1;
+        // If the file was cut this fails, and the readers look by themselves in a moment.
+        let _woken = futex::wake_op(
+            futex,
+            futex::Flags::empty(),
+            all,
+            0,
+            futex,
+            futex::WakeOp::Add,
+            futex::WakeOpCmp::Lt,
+            1,
+            0,
+        );
+    }
+
+    /// Sleeps while the count is `seen`. False: it cannot, as the file was cut, say.
+    fn sleep(&self, seen: u32, timeout: Duration) -> bool {
+        let timeout = futex::Timespec {
+            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(timeout.subsec_nanos()),
+        };
+        let slept = futex::wait(self.futex(), futex::Flags::empty(), seen, Some(&timeout));
+        matches!(slept, Ok(()) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT))
+    }
+
+    /// For futex(2) only: it fails where there is no memory behind the address, a load is a signal.
+    fn futex(&self) -> &AtomicU32 {
+        // SAFETY: the mapping is a page long and page-aligned, so the word is inside it and aligned, and
+        // it lives as long as `self`. Other processes change it: it is an atomic, which also keeps
+        // the compiler from loading it unasked. It is handed to the kernel, and nobody loads it.
+        unsafe { self.start.cast::<AtomicU32>().add(FUTEX / size_of::<AtomicU32>()).as_ref() }
     }
 }
 
-impl Drop for PageMap {
+impl Drop for SleepingPlace {
     fn drop(&mut self) {
         // SAFETY: the range is this mapping's own, and nobody borrows it any more.
         let unmapped = unsafe { munmap(self.start.as_ptr(), PAGE_BYTES) };

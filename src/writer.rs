@@ -32,6 +32,7 @@ use crate::numbers::Shut;
 use crate::options::{Durability, Idle, Options};
 use crate::shared::{ASK_CLOSE, ASK_ROOM, ASK_SPACE, ASK_TRUNCATE, Shared};
 use crate::space::{Need, Space};
+use crate::status::StatusPage;
 use crate::tail::TailWindow;
 use crate::timing::RawTiming;
 use crate::waiters::{Node, Waiters};
@@ -359,8 +360,10 @@ impl Writer {
 
     /// Wakes readers of other processes, if any sleeps.
     fn wake_readers(&self) {
-        if let Some(status) = &self.shared.status {
-            status.wake();
+        let shared = &self.shared;
+        if let Some(status) = shared.status.as_ref().filter(|status| status.is_pending()) {
+            let durable = shared.commit.watermark(Level::Synced);
+            status.wake(shared.clock.now_ns(), durable, &shared.extent);
         }
     }
 
@@ -587,6 +590,9 @@ impl Writer {
                         || self.drain.anything_new(&self.shared.rings)
                 };
                 self.shared.counters.writer_sleeps.add(1);
+                // What was not told to readers of other processes, as there were none, is told then.
+                let due = self.shared.status.as_ref().and_then(StatusPage::is_due_within);
+                let timeout = timeout.into_iter().chain(due).min();
                 self.shared.bell.sleep(timeout, work);
             }
         }
@@ -631,8 +637,8 @@ impl Writer {
             node.wake();
         }
         if let Some(status) = &self.shared.status {
-            status.end(reason == Shut::Poisoned);
-            status.wake();
+            let durable = self.shared.commit.watermark(Level::Synced);
+            status.end(reason == Shut::Poisoned, durable, &self.shared.extent);
         }
     }
 }

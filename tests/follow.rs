@@ -260,14 +260,133 @@ fn a_garbled_page_is_not_believed() {
         let durable = u64::from_le_bytes(page[64..72].try_into().unwrap());
         assert_eq!(durable, 20);
         for (offset, value) in [(64, u64::MAX), (64, 1000), (64, 3), (0, 0), (16, 7), (48, 9)] {
-            let mut garbled = page.clone();
-            garbled[offset..offset + 8].copy_from_slice(&value.to_le_bytes());
-            std::fs::write(&path, &garbled).unwrap();
-            let mut follower = Follower::open_dir(&case.dir, Lsn::FIRST).unwrap();
-            expect(&mut follower, 1, 20);
-            let more = follower.recv_timeout(Duration::from_millis(5));
-            assert!(matches!(more, Err(FollowError::TimedOut)), "{offset}: {value}");
+            for with_checksum in [false, true] {
+                let mut garbled = page.clone();
+                garbled[offset..offset + 8].copy_from_slice(&value.to_le_bytes());
+                if with_checksum {
+                    let checksum = crc32c(&garbled[..76]);
+                    garbled[76..80].copy_from_slice(&checksum.to_le_bytes());
+                }
+                std::fs::write(&path, &garbled).unwrap();
+                let mut follower = Follower::open_dir(&case.dir, Lsn::FIRST).unwrap();
+                expect(&mut follower, 1, 20);
+                let more = follower.recv_timeout(Duration::from_millis(5));
+                assert!(matches!(more, Err(FollowError::TimedOut)), "{offset}: {value}");
+            }
         }
+        assert_eq!(crc32c(&page[..76]).to_le_bytes(), page[76..80]);
+    });
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc: u32, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+            (crc >> 1) ^ (0x82F6_3B78 & (crc & 1).wrapping_neg())
+        })
+    })
+}
+
+// ---- a page that somebody writes over ----
+
+/// Cuts the file and writes it again, over and over, as a copy onto it does, until `work` has returned.
+fn while_it_is_written_over<T>(path: &Path, work: impl FnOnce() -> T + Send) -> T
+where
+    T: Send,
+{
+    let page = std::fs::read(path).unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut random = common::Random::new(7);
+            while !over.load(Ordering::Relaxed) {
+                let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+                file.set_len(0).unwrap();
+                std::thread::sleep(Duration::from_micros(random.below(2000)));
+                // Now and then it stays short.
+                let len = if random.below(4) == 0 { random.below(200) } else { 4096 };
+                std::fs::write(path, &page[..len as usize]).unwrap();
+                std::thread::sleep(Duration::from_micros(random.below(2000)));
+            }
+        });
+        // A child that fails must not leave the thread behind.
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        over.store(true, Ordering::Relaxed);
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn poll_once(follower: &mut Follower) {
+    let poll = pin!(follower).poll_next(&mut Context::from_waker(Waker::noop()));
+    assert!(poll.is_pending());
+}
+
+#[test]
+fn a_follower_outlives_a_page_that_is_written_over() {
+    if let Some((_, dir)) = role() {
+        let mut follower = Follower::open_dir(&dir, Lsn::FIRST).unwrap();
+        let mut polled = Follower::open_dir(&dir, Lsn::new(21)).unwrap();
+        expect(&mut follower, 1, 20);
+        for _ in 0..300 {
+            let more = follower.recv_timeout(Duration::from_millis(3));
+            assert!(matches!(more, Err(FollowError::TimedOut)));
+            poll_once(&mut polled);
+        }
+        return say("done");
+    }
+    each_backend(|case| {
+        let log = case.open();
+        append(&log, 1, 20);
+        log.close().unwrap();
+        let copy = case.dir("copy");
+        std::fs::create_dir(&copy).unwrap();
+        for entry in std::fs::read_dir(&case.dir).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+        }
+        let path = copy.join("status");
+        if !path.exists() {
+            common::skipped("a page that is written over", "there is none here");
+            return;
+        }
+        let test = "a_follower_outlives_a_page_that_is_written_over";
+        let said = while_it_is_written_over(&path, || common::run_again(test, "", &copy));
+        assert_eq!(said, ["done"]);
+    });
+}
+
+#[test]
+fn a_writer_outlives_a_page_that_is_written_over() {
+    const RECORDS: u64 = 400;
+    if let Some((_, dir)) = role() {
+        let log = common::small_options().buffered(true).open(&dir).unwrap();
+        // One that has the writer tell it at once.
+        let mut follower = Follower::open_dir(&dir, Lsn::FIRST).unwrap();
+        let reader = std::thread::spawn(move || expect(&mut follower, 1, RECORDS));
+        for number in 1..=RECORDS {
+            append(&log, number, 1);
+            log.sync().unwrap();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        in_time("all is followed", move || reader.join().unwrap());
+        log.close().unwrap();
+        return say("done");
+    }
+    each_backend(|case| {
+        drop(case.open());
+        let path = case.dir.join("status");
+        if !path.exists() {
+            common::skipped("a page that is written over", "there is none here");
+            return;
+        }
+        let test = "a_writer_outlives_a_page_that_is_written_over";
+        let said = while_it_is_written_over(&path, || common::run_again(test, "", &case.dir));
+        assert_eq!(said, ["done"]);
+        let log = case.open();
+        assert_eq!(log.last_lsn().get(), RECORDS);
+        // Whoever opens the log makes a page that is whole.
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 4096);
+        let mut follower = Follower::open_dir(&case.dir, Lsn::FIRST).unwrap();
+        in_time(case.name, move || expect(&mut follower, 1, RECORDS));
     });
 }
 

@@ -58,7 +58,7 @@ pub(crate) trait Store: Send + Sync {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes all names durable.
     fn sync_dir(&self) -> io::Result<()>;
-    /// Opens the file of the status page for mapping: made anew where it is missing or is not `len`
+    /// Opens the file of the status page: made anew where it is missing or is not `len`
     /// bytes long, or for reading only. An error where the store has none.
     fn open_status(&self, name: &str, len: u64, make: bool) -> io::Result<OwnedFd> {
         let _none = (name, len, make);

@@ -200,8 +200,7 @@ impl Store for OsStore {
         if !make {
             return Err(found.map_or_else(io::Error::from, |_| io::ErrorKind::InvalidData.into()));
         }
-        // A store to a mapped page without a block behind it ends the process when the disk is full:
-        // the block is written, and synced, before the file has its name.
+        // The block is written, and synced, before the file has its name: later writes need no space.
         let tmp = format!("{name}.tmp");
         match fs::unlinkat(&self.dir, &*tmp, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}

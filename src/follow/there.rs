@@ -28,6 +28,11 @@ const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 /// How often it is looked whether the page is still the directory's own.
 const PAGE_CHECK_EVERY: Duration = Duration::from_millis(100);
+/// For how long it takes records from the memory without a look at the page.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// How long the page must say nothing new until the batches are asked whether they vouch for more: its
+/// writer may have been killed before it said all.
+const COMPARE_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) struct There {
     store: Arc<dyn Store>,
@@ -39,10 +44,12 @@ pub(super) struct There {
     by_page: bool,
     page: Option<Arc<StatusView>>,
     page_checked: Instant,
-    /// The batches were asked whether they vouch for more than the page says.
-    compared: bool,
-    /// What the page said when the files ended before it.
-    doubted: Option<Said>,
+    looked: Instant,
+    /// When the batches are asked whether they vouch for more than the page says: once behind the last
+    /// record.
+    compare_at: Option<Instant>,
+    /// Which writer's number the page said when the files ended before it.
+    doubted: Option<(u64, u64)>,
     /// The log's generation as the page told it last.
     generation: Option<u64>,
     pause: Duration,
@@ -62,7 +69,8 @@ impl There {
             by_page: false,
             page: None,
             page_checked: Instant::now(),
-            compared: true,
+            looked: Instant::now(),
+            compare_at: None,
             doubted: None,
             generation: None,
             pause: PAUSE_MIN,
@@ -83,22 +91,30 @@ impl There {
     }
 
     pub(super) fn find(&mut self) -> Result<Found, FollowError> {
+        if self.reader.holds_next() && self.looked.elapsed() < LOOK_EVERY {
+            // A look costs as much as some records.
+            if self.reader.advance()? {
+                self.position += 1;
+                return Ok(Found::Record);
+            }
+        }
         loop {
             self.check_page()?;
-            let said = self.trusted().map(|page| page.said());
-            let durable = said.map(|said| said.durable);
-            self.check_generation()?;
+            self.looked = Instant::now();
+            let said = self.trusted();
+            let durable = said.map(|said| said.durable());
+            self.check_generation(said)?;
             match durable {
                 None if self.by_page => self.read_by_batches()?,
                 Some(durable) if durable >= self.position && !self.by_page => {
                     self.read_by_page()?
                 }
                 Some(durable) if durable < self.position && self.by_page => {
-                    if self.compared {
+                    if self.compare_at.is_none_or(|at| self.looked < at) {
                         return Ok(Found::Nothing);
                     }
                     // A page that was left behind says less than the batches do.
-                    self.compared = true;
+                    self.compare_at = None;
                     self.read_by_batches()?;
                 }
                 _ => {}
@@ -109,6 +125,7 @@ impl There {
                 Ok(true) => {
                     self.position += 1;
                     self.pause = PAUSE_MIN;
+                    self.compare_at = Some(self.looked + COMPARE_AFTER);
                     return Ok(Found::Record);
                 }
                 // That is all that the batches vouch for: from here on the page tells.
@@ -116,7 +133,7 @@ impl There {
                 Ok(false) if !self.by_page => return Ok(Found::Nothing),
                 // The files do not have what the page says. If it is damage, the batches say so too.
                 Ok(false) | Err(ReadError::Damaged(_)) if self.by_page => {
-                    self.doubted = said;
+                    self.doubted = said.map(|said| said.source);
                     self.read_by_batches()?;
                 }
                 Ok(false) => return Ok(Found::Nothing),
@@ -125,11 +142,10 @@ impl There {
         }
     }
 
-    /// The page, where there is one, its writer has said something, and it is not doubted.
-    fn trusted(&self) -> Option<&Arc<StatusView>> {
-        let page = self.page.as_ref()?;
-        let said = page.said();
-        (said.durable > 0 && self.doubted != Some(said) && page.is_of(self.log_id)).then_some(page)
+    /// What the page says now, where there is one and it is not doubted.
+    fn trusted(&self) -> Option<Said> {
+        let said = self.page.as_ref()?.look()?;
+        (self.doubted != Some(said.source)).then_some(said)
     }
 
     fn read_by_batches(&mut self) -> Result<(), ReadError> {
@@ -141,7 +157,8 @@ impl There {
 
     fn read_by_page(&mut self) -> Result<(), ReadError> {
         let Some(page) = self.page.clone() else { return Ok(()) };
-        let durable = Box::new(move || page.durable());
+        // A page that says nothing now says nothing new.
+        let durable = Box::new(move || page.look().map_or(0, |said| said.durable()));
         let reader = Reader::new(self.store.clone(), durable, Lsn::new(self.position))?;
         self.reader = reader.going_on(&self.reader);
         self.by_page = true;
@@ -152,7 +169,10 @@ impl There {
 
     fn look_for_page(&mut self) {
         self.page = StatusView::open(&*self.store, self.log_id).map(Arc::new);
-        self.compared = false;
+        if let Some(page) = &self.page {
+            page.announce();
+        }
+        self.compare_at = Some(Instant::now());
     }
 
     /// From time to time: is the page that is mapped still the one of the directory, or is there one?
@@ -161,7 +181,8 @@ impl There {
             return Ok(());
         }
         self.page_checked = Instant::now();
-        if self.page.as_ref().is_some_and(|page| page.is_current(&*self.store)) {
+        if let Some(page) = self.page.as_ref().filter(|page| page.is_current(&*self.store)) {
+            page.announce();
             return Ok(());
         }
         self.look_for_page();
@@ -171,13 +192,13 @@ impl There {
 
     /// Whether the page tells of a truncation that was not looked at yet.
     fn is_cut(&self) -> bool {
-        let now = self.trusted().map(|page| page.generation());
+        let now = self.trusted().map(|said| said.generation);
         self.generation.is_some() && now.is_some() && now != self.generation
     }
 
     /// A truncation: a reader that looks anew finds out whether what was given is among what was cut.
-    fn check_generation(&mut self) -> Result<(), ReadError> {
-        let Some(now) = self.trusted().map(|page| page.generation()) else { return Ok(()) };
+    fn check_generation(&mut self, said: Option<Said>) -> Result<(), ReadError> {
+        let Some(now) = said.map(|said| said.generation) else { return Ok(()) };
         match self.generation.replace(now) {
             Some(before) if before != now => self.read_by_batches(),
             _ => Ok(()),
@@ -193,10 +214,11 @@ impl There {
             return Err(FollowError::TimedOut);
         }
         let within = |time: Duration| left.map_or(time, |left| left.min(time));
-        if let Some(page) = self.page_to_wait_at() {
-            let position = self.position;
-            page.wait(within(PAGE_CHECK_EVERY), || page.durable() >= position);
-        } else {
+        let (position, generation) = (self.position, self.generation);
+        let waited = self.page_to_wait_at().is_some_and(|page| {
+            page.wait(within(PAGE_CHECK_EVERY), |said| is_news(said, position, generation))
+        });
+        if !waited {
             std::thread::sleep(within(self.pause));
             self.pause = (self.pause * 2).min(PAUSE_MAX);
         }
@@ -204,16 +226,15 @@ impl There {
     }
 
     fn page_to_wait_at(&self) -> Option<&Arc<StatusView>> {
-        self.trusted().filter(|page| {
-            // What it calls durable and the files do not show would end every wait at once.
-            self.by_page && page.can_wait() && page.durable() < self.position
-        })
+        // What it calls durable and the files do not show would end every wait at once.
+        let can_wait = self.by_page && self.trusted()?.durable() < self.position;
+        self.page.as_ref().filter(|page| can_wait && page.can_wait())
     }
 
     /// The same for a task, by a thread that waits in its place.
     pub(super) fn poll_wait(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let page = self.page_to_wait_at().cloned();
-        let request = Request { position: self.position, page };
+        let request = Request { position: self.position, generation: self.generation, page };
         if self.alarm.is_none() {
             self.alarm = Alarm::start();
         }
@@ -250,7 +271,24 @@ struct Alarm {
 /// What the thread is to wait for.
 struct Request {
     position: u64,
+    generation: Option<u64>,
     page: Option<Arc<StatusView>>,
+}
+
+impl Request {
+    fn wait(&self) {
+        let waited = self.page.as_ref().is_some_and(|page| {
+            page.wait(PAUSE_MAX, |said| is_news(said, self.position, self.generation))
+        });
+        if !waited {
+            std::thread::sleep(PAUSE_MAX);
+        }
+    }
+}
+
+/// Whether the page says something to who waits for a record.
+fn is_news(said: &Said, position: u64, generation: Option<u64>) -> bool {
+    said.durable() >= position || generation.is_some_and(|before| said.generation != before)
 }
 
 impl Alarm {
@@ -260,13 +298,7 @@ impl Alarm {
         let slot = waker.clone();
         let run = move || {
             while let Ok(request) = asked.recv() {
-                match &request.page {
-                    Some(page) => {
-                        let there = || page.durable() >= request.position;
-                        page.wait(PAUSE_MAX, there);
-                    }
-                    None => std::thread::sleep(PAUSE_MAX),
-                }
+                request.wait();
                 let waker = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
                 if let Some(waker) = waker {
                     // The user's code: if it panics, its task stays asleep, and the thread goes on.
