@@ -326,11 +326,13 @@ impl Options {
     /// window, buffers, large records, the tail for followers. Most of it is touched only when it is
     /// needed.
     pub fn memory_bytes_max(&self) -> usize {
-        let rings = (self.lanes() + self.rings_retired_max).saturating_mul(self.ring_bytes);
+        let rings = self.lanes().saturating_add(self.rings_retired_max);
+        let rings = rings.saturating_mul(self.ring_bytes);
         // For each unit a slot entry of 32 bytes, and 4 bytes of the writer's; 24 for each record of
         // the window.
         let units = (rings / UNIT_BYTES).saturating_mul(36);
-        let buffers = (self.depth.unwrap_or(2) + 1).saturating_mul(self.batch_bytes_max);
+        let buffers =
+            self.depth.unwrap_or(2).saturating_add(1).saturating_mul(self.batch_bytes_max);
         [
             units,
             self.window().saturating_mul(24),

@@ -342,6 +342,9 @@ impl Preparer {
         if shared.poison().is_none() {
             self.footers.extend(self.sealed.try_iter());
             while self.write_footer(&mut files) {}
+            // Trimmed segments lose their names, which cost nothing: without its mark, a log must not
+            // look as if it still held them. One that stays is given up at the next opening.
+            while matches!(self.retire(&mut files), Ok(true)) {}
         }
     }
 

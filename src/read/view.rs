@@ -57,6 +57,7 @@ impl Bounds {
         loop {
             let mark = mark::read_mark(store, None)?;
             let epochs = segment::list_segments(store)?;
+            let is_marked = mark.is_some();
             let mark = match mark {
                 None if epochs.is_empty() => {
                     return Err(ReadError::NotFound { dir: segment::dir_path(store) });
@@ -77,7 +78,12 @@ impl Bounds {
                     segment: segment::segment_path(store, mark.first_epoch),
                     offset: 0,
                     lost: None,
-                    detail: "the log's first segment is missing".to_owned(),
+                    detail: match is_marked {
+                        true => "the log's first segment is missing".to_owned(),
+                        false => "the log's first segment is missing, and there is no log.mark \
+                                  that would say that it was trimmed"
+                            .to_owned(),
+                    },
                 }));
             }
             before = Some(mark);

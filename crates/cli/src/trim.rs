@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use uringlog::{
     BackendChoice, Inspection, Log, Lsn, Method, OpenError, Options, SegmentState, TrimError,
@@ -28,6 +30,11 @@ pub struct Args {
     dry_run: bool,
 }
 
+/// Files that the log keeps to use them again.
+const SPARES_KEPT: u64 = 2;
+/// What takes longer is left to the next writer.
+const GIVE_BACK_MAX: Duration = Duration::from_secs(20);
+
 /// Runs `uringlog trim`.
 pub fn run(args: Args) -> Result<(), Failure> {
     let log = uringlog::inspect(&args.dir)?;
@@ -47,12 +54,19 @@ fn trim(dir: &Path, found: &Inspection, before: u64) -> Result<Lsn, Failure> {
         .buffered(true)
         .backend(BackendChoice::Psync)
         .method(Method::PwriteFdatasync)
-        .segments_ready(1);
+        .segments_ready(1)
+        .spares_max(SPARES_KEPT as usize);
     if let Some(live) = found.segments.iter().find(|s| s.state == SegmentState::Live) {
         options = options.segment_bytes(live.bytes);
     }
     let log = options.open(dir).map_err(locked_means)?;
     let first = log.trim(Lsn::new(before)).map_err(failure)?;
+    // The space is given back bit by bit, but for what is kept to be used again.
+    let kept = SPARES_KEPT * log.space().map_err(failure)?.live_bytes;
+    let started = Instant::now();
+    while log.space().map_err(failure)?.spare_bytes > kept && started.elapsed() < GIVE_BACK_MAX {
+        thread::sleep(Duration::from_millis(10));
+    }
     Log::close(log)?;
     Ok(first)
 }
