@@ -12,6 +12,8 @@ use crate::segment::Filler;
 
 /// Bytes filled between two pauses: a commit that meets them waits for their write.
 const STEP_BYTES: usize = 32 << 10;
+/// The same while appends wait for the segment, or soon will: then only the bandwidth counts.
+const LATE_STEP_BYTES: usize = 1 << 20;
 
 /// A segment that is being made.
 pub(super) struct Filling {
@@ -50,6 +52,7 @@ impl Preparer {
         };
         let epoch = filling.filler.header().epoch;
         let done = match filling.stage {
+            Stage::Fill if self.is_late() => filling.filler.step(LATE_STEP_BYTES),
             Stage::Fill => filling.filler.step(STEP_BYTES),
             Stage::Head => filling.filler.write_headers().map(|()| true),
             Stage::Name => {
