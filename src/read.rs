@@ -155,10 +155,14 @@ impl Reader {
                 return Ok(false);
             }
             let (Some(unread), Some(cursor)) = (&mut self.batch, &self.cursor) else {
-                if !self.next_batch()? {
-                    return Ok(false);
+                match self.next_batch() {
+                    Ok(true) => continue,
+                    Ok(false) => return Ok(false),
+                    Err(error) => {
+                        self.explain(error)?;
+                        continue;
+                    }
                 }
-                continue;
             };
             let header = &unread.batch.header;
             let at = header.table_offset() + unread.index as usize * TABLE_ENTRY_BYTES;
@@ -225,6 +229,16 @@ impl Reader {
             return Err(ReadError::Trimmed { first: Lsn::new(bounds.first_lsn) });
         }
         Ok(false)
+    }
+
+    /// Damage in a file that the log has given up meanwhile is none: what the log holds now explains it,
+    /// or the error stands. Ok: there was a truncation, and the reader looks for its place anew.
+    fn explain(&mut self, error: ReadError) -> Result<(), ReadError> {
+        if !matches!(error, ReadError::Damaged(_)) {
+            return Err(error);
+        }
+        let Ok(bounds) = Bounds::on_disk(&*self.view.store) else { return Err(error) };
+        if self.obey(&bounds)? { Ok(()) } else { Err(error) }
     }
 
     fn follow_cut(&mut self, cut: Cut) -> Result<(), ReadError> {

@@ -68,8 +68,8 @@ impl BackReader {
         from: Lsn,
     ) -> Result<BackReader, ReadError> {
         let mut view = View::new(store, watermark)?;
-        let durable = view.watermark.durable()?;
-        let first = view.bounds()?.first_lsn;
+        let (durable, first) =
+            view.unless_moved(|view| Ok((view.watermark.durable()?, view.bounds()?.first_lsn)))?;
         if from != Lsn::NONE && from.get() < first {
             return Err(ReadError::Trimmed { first: Lsn::new(first) });
         }
@@ -114,6 +114,21 @@ impl BackReader {
 
     /// Steps to the record at the position, and the position below it. False: there is none.
     fn advance(&mut self) -> Result<bool, ReadError> {
+        loop {
+            match self.step() {
+                Err(error @ ReadError::Damaged(_)) => {
+                    // Damage in a file that the log has given up meanwhile is none.
+                    match Bounds::on_disk(&*self.view.store) {
+                        Ok(bounds) if self.is_explained(&bounds)? => {}
+                        _ => return Err(error),
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<bool, ReadError> {
         loop {
             if self.is_over()? {
                 return Ok(false);
@@ -341,18 +356,21 @@ impl BackReader {
         Ok(index.footer().entries.clone())
     }
 
+    /// Whether the log has changed so that what did not fit is no matter: it is over, or looked at anew.
+    fn is_explained(&mut self, bounds: &Bounds) -> Result<bool, ReadError> {
+        let generation = self.view.generation;
+        self.obey(bounds)?;
+        if self.position < bounds.first_lsn {
+            self.position = 0;
+            return Ok(true);
+        }
+        Ok(self.view.generation != generation)
+    }
+
     /// Something does not fit. The log may have changed under the reader; otherwise it is damage.
     fn broken(&mut self, lost_from: u64, detail: String) -> Result<(), ReadError> {
-        let generation = self.view.generation;
         let (live, disk) = (self.view.bounds()?, Bounds::on_disk(&*self.view.store)?);
-        for bounds in [live, disk] {
-            self.obey(&bounds)?;
-            if self.position < bounds.first_lsn {
-                self.position = 0;
-                return Ok(());
-            }
-        }
-        if self.view.generation != generation {
+        if self.is_explained(&live)? || self.is_explained(&disk)? {
             return Ok(());
         }
         let (epoch, offset) = match &self.stretch {

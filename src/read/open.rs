@@ -142,21 +142,11 @@ impl Reader {
         from: From,
     ) -> Result<Reader, ReadError> {
         let mut view = View::new(store, watermark)?;
-        let durable = view.watermark.durable()?;
-        let first = view.bounds()?.first_lsn;
-        let position = match from {
-            From::Lsn(0) => first,
-            From::Lsn(lsn) if lsn < first => {
-                return Err(ReadError::Trimmed { first: Lsn::new(first) });
-            }
-            From::Lsn(lsn) => lsn,
-            From::Time(time) => view.first_at(wall_ns(time), durable)?,
-            From::Last(n) => (durable + 1).saturating_sub(n).max(first),
-        };
+        let start = view.unless_moved(|view| view.start(from))?;
         Ok(Reader {
             view,
-            position,
-            durable,
+            position: start.position,
+            durable: start.durable,
             cursor: None,
             batch: None,
             next: None,
@@ -164,6 +154,29 @@ impl Reader {
             checked_bytes: u64::MAX,
             failed: false,
         })
+    }
+}
+
+/// Where a reader starts, and what was durable then.
+struct Start {
+    position: u64,
+    durable: u64,
+}
+
+impl View {
+    fn start(&mut self, from: From) -> Result<Start, ReadError> {
+        let durable = self.watermark.durable()?;
+        let first = self.bounds()?.first_lsn;
+        let position = match from {
+            From::Lsn(0) => first,
+            From::Lsn(lsn) if lsn < first => {
+                return Err(ReadError::Trimmed { first: Lsn::new(first) });
+            }
+            From::Lsn(lsn) => lsn,
+            From::Time(time) => self.first_at(wall_ns(time), durable)?,
+            From::Last(n) => (durable + 1).saturating_sub(n).max(first),
+        };
+        Ok(Start { position, durable })
     }
 }
 

@@ -136,6 +136,27 @@ impl View {
         Ok(view)
     }
 
+    /// Tries again what met damage, as long as the log has changed meanwhile: a file that was trimmed or
+    /// cut is soon another one.
+    pub(super) fn unless_moved<T>(
+        &mut self,
+        attempt: impl Fn(&mut View) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        let mut seen = None;
+        loop {
+            match attempt(self) {
+                Err(error @ ReadError::Damaged(_)) => {
+                    let now = Bounds::on_disk(&*self.store).ok();
+                    if now.is_none() || now == seen {
+                        return Err(error);
+                    }
+                    seen = now;
+                }
+                other => return other,
+            }
+        }
+    }
+
     /// What the log holds now.
     pub(super) fn bounds(&self) -> Result<Bounds, ReadError> {
         let Some(shared) = self.watermark.live() else { return Bounds::on_disk(&*self.store) };

@@ -99,16 +99,16 @@ fn a_reader_that_trimming_overtakes_is_told_where_the_log_starts() {
         fixture.trim(900);
         let epoch = fixture.log.shared().extent.first_epoch();
         assert!(epoch > 2);
-        for epoch in 1..epoch {
-            let path = fixture.dir.path().join(segment_name(epoch));
-            match recycled {
-                // What is in the place of the file now is of another life.
-                true => std::fs::write(&path, vec![0x5A; 1 << 20]).expect("is written"),
-                // Housekeeping may have taken it away before.
-                false => drop(std::fs::remove_file(&path)),
-            }
-        }
         for reader in &mut readers {
+            for epoch in 1..epoch {
+                let path = fixture.dir.path().join(segment_name(epoch));
+                match recycled {
+                    // What is in the place of the file now is of another life.
+                    true => std::fs::write(&path, vec![0x5A; 1 << 20]).expect("is written"),
+                    // Housekeeping may have taken it away before.
+                    false => drop(std::fs::remove_file(&path)),
+                }
+            }
             let first = reader.next_lsn().get();
             let told = error(reader);
             let is_trimmed = matches!(told, ReadError::Trimmed { first } if first.get() == 900);
