@@ -482,6 +482,10 @@ impl<'a> LargeSpace<'a> {
 
     fn publish(mut self, content: Content, patience: Patience) -> Result<Ticket<'a>, AppendError> {
         let count = u64::from(content.count);
+        if has_left(self.shared, self.bound_to) {
+            // Said before the rings are, which may be full.
+            return Err(AppendError::Truncated);
+        }
         let mut slot = claim(self.shared, size_of::<usize>(), patience)?;
         let first = take_numbers(self.shared, count, self.bound_to, patience)?;
         let generation = self.shared.extent.generation();

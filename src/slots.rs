@@ -167,7 +167,6 @@ fn read_file(
     let mut newest: Option<Slot> = None;
     let mut first_error = None;
     for offset in [0, SLOT_STRIDE] {
-        // A slot that cannot be read is as good as a torn one, if the other counts.
         match file.read_at(offset, &mut bytes[..block]) {
             Ok(read) => {
                 if let Some(slot) = decode(&bytes[..read], kind)
@@ -180,7 +179,10 @@ fn read_file(
         }
     }
     match (newest, first_error) {
-        (Some(slot), _) => Ok(slot),
+        // The mark is in both slots. Elsewhere the one that cannot be read may be the one that counts.
+        (Some(slot), None) => Ok(slot),
+        (Some(slot), Some(_)) if kind == Kind::Mark => Ok(slot),
+        (Some(_), Some(error)) => Err(failed(error).into()),
         (None, Some(error)) => Err(failed(error).into()),
         (None, None) => Err(ScanError::Damaged(Damage {
             segment: store.path(name),

@@ -18,6 +18,7 @@ use crate::segment::Segment;
 
 /// Where a segment starts.
 pub(super) struct First {
+    epoch: u64,
     pub(super) lsn: u64,
     /// Clock of its first batch, where it has one.
     wall_ns: Option<u64>,
@@ -48,8 +49,7 @@ impl View {
     pub(super) fn first_at(&self, wall_ns: u64, durable: u64) -> Result<u64, ReadError> {
         let bounds = self.bounds()?;
         let end = durable + 1;
-        let is_before = |first: &First| first.wall_ns.is_some_and(|wall| wall < wall_ns);
-        let epoch = self.bisect(&bounds, is_before)?;
+        let epoch = self.bisect(&bounds, |first| first.wall_ns.map(|wall| wall < wall_ns))?;
         let Some(place) = self.place(epoch, &bounds)? else { return Ok(bounds.first_lsn) };
         let entries = self.entries(&place);
         let mut cursor = self.start_at(
@@ -72,21 +72,22 @@ impl View {
 
     /// The segment that holds the record, or one before it that nothing tells apart.
     pub(super) fn segment_of(&self, position: u64, bounds: &Bounds) -> Result<u64, ReadError> {
-        self.bisect(bounds, |first| first.lsn <= position)
+        self.bisect(bounds, |first| Some(first.lsn <= position))
     }
 
-    /// The last segment that starts before what is looked for; the first one if none does.
+    /// The last segment that starts before what is looked for; the first one if none does. `is_before`
+    /// says None of a segment that does not tell.
     fn bisect(
         &self,
         bounds: &Bounds,
-        is_before: impl Fn(&First) -> bool,
+        is_before: impl Fn(&First) -> Option<bool>,
     ) -> Result<u64, ReadError> {
         let (mut low, mut high) =
             (bounds.first_epoch, bounds.last_epoch.max(bounds.first_epoch) + 1);
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            match self.first_from(middle, high, bounds)? {
-                Some(first) if is_before(&first) => low = middle,
+            match self.find_first(middle, high, bounds, &is_before)? {
+                Some((first, true)) => low = first.epoch,
                 _ => high = middle,
             }
         }
@@ -100,10 +101,23 @@ impl View {
         end: u64,
         bounds: &Bounds,
     ) -> Result<Option<First>, ReadError> {
+        Ok(self.find_first(epoch, end, bounds, |_| Some(()))?.map(|(first, ())| first))
+    }
+
+    /// The start of the first segment from `epoch` up to below `end` of which `told` says something, with
+    /// what it says.
+    fn find_first<T>(
+        &self,
+        epoch: u64,
+        end: u64,
+        bounds: &Bounds,
+        told: impl Fn(&First) -> Option<T>,
+    ) -> Result<Option<(First, T)>, ReadError> {
         for epoch in epoch..end {
             let Some((segment, file)) = self.open(epoch, bounds)? else { return Ok(None) };
-            if let Some(first) = self.first_of(&segment, &file)? {
-                return Ok(Some(first));
+            let first = self.first_of(&segment, &file)?;
+            if let Some(found) = first.and_then(|first| told(&first).map(|told| (first, told))) {
+                return Ok(Some(found));
             }
         }
         Ok(None)
@@ -122,7 +136,11 @@ impl View {
             0 => batch.map(|batch| batch.first_lsn),
             known => Some(known),
         };
-        Ok(lsn.map(|lsn| First { lsn, wall_ns: batch.map(|batch| batch.wall_ns) }))
+        Ok(lsn.map(|lsn| First {
+            epoch: segment.epoch,
+            lsn,
+            wall_ns: batch.map(|batch| batch.wall_ns),
+        }))
     }
 
     fn batch_header(

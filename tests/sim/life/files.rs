@@ -41,10 +41,7 @@ impl Life<'_> {
         match self.log.trim(Lsn::new(before)) {
             Ok(now) => {
                 let expected = before.min(allowed).max(first);
-                // A cursor of which one slot cannot be read may hold back more.
-                let fits = now.get() == expected
-                    || (self.plan.fault.is_some() && now.get() < expected)
-                    || (!is_sure && now.get() >= expected);
+                let fits = now.get() == expected || (!is_sure && now.get() >= expected);
                 assert!(fits && now.get() <= before.max(first), "{now}, not {expected}: {before}");
                 assert_eq!(now, self.log.first_lsn());
                 self.world.model.first = now.get();
