@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{Case, Random, again, each_backend, role, said, say, small_options};
+use common::{Case, Random, again, each_backend_killing, role, said, say, small_options};
 use uringlog::{BackendChoice, Log, Lsn, Options};
 
 const TEST: &str = "a_killed_writer_loses_nothing_acknowledged";
@@ -26,13 +26,13 @@ fn a_killed_writer_loses_nothing_acknowledged() {
     if let Some((life, dir)) = role() {
         return write_until_killed(life.parse().unwrap(), &dir);
     }
-    each_backend(|case| {
+    each_backend_killing(|case, life| {
         let started = Instant::now();
         let mut checker = Checker::default();
         let mut lives = 0;
         while lives < KILLS && (lives < 4 || started.elapsed() < TIME_MAX) {
             lives += 1;
-            kill_one(case, lives, &mut checker);
+            kill_one(case, life + lives, &mut checker);
             // Every third life starts on what the kill left, not on what a clean close did.
             if lives % 3 != 0 {
                 let log = options(case.is_buffered()).backend(choice(case)).open(&case.dir);
@@ -47,6 +47,7 @@ fn a_killed_writer_loses_nothing_acknowledged() {
             checker.acknowledged.len(),
             checker.last
         );
+        lives
     });
 }
 

@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use common::{Case, Random, again, each_backend, eventually, role, said, say, small_options};
+use common::{
+    Case, Random, again, each_backend_killing, eventually, role, said, say, small_options,
+};
 use uringlog::{BackendChoice, FollowError, Follower, Log, Lsn, Options, ReadError, Reader};
 
 const TEST: &str = "a_killed_writer_leaves_its_files_in_order";
@@ -27,7 +29,7 @@ fn a_killed_writer_leaves_its_files_in_order() {
     if let Some((life, dir)) = role() {
         return write_until_killed(life.parse().unwrap(), &dir);
     }
-    each_backend(|case| {
+    each_backend_killing(|case, life| {
         let started = Instant::now();
         let options = options(case.is_buffered()).backend(choice(case));
         let mut model = Model::default();
@@ -38,7 +40,7 @@ fn a_killed_writer_leaves_its_files_in_order() {
         let mut lives = 0;
         while lives < KILLS && (lives < 5 || started.elapsed() < TIME_MAX) {
             lives += 1;
-            kill_one(case, lives, &mut model);
+            kill_one(case, life + lives, &mut model);
             // Every third life starts on what the kill left, not on what a clean close did.
             if lives % 3 != 0 {
                 // Taken while nothing writes: what was given is in the log.
@@ -77,6 +79,7 @@ fn a_killed_writer_leaves_its_files_in_order() {
             cuts.len(),
         );
         assert!(cuts.len() > 3 && trims > 20 && advances > 20 && recycled > 5, "hardly anything");
+        lives
     });
 }
 

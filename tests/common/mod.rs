@@ -39,10 +39,33 @@ impl Case {
         self.dir.with_file_name(name)
     }
 
+    /// The same with another directory.
+    pub fn at(&self, name: &str) -> Case {
+        let (name, dir) = (self.name, self.dir(name));
+        Case { name, backend: self.backend, dir, options: self.options.clone() }
+    }
+
     /// Whether files go through the page cache here.
     pub fn is_buffered(&self) -> bool {
         self.name == BUFFERED
     }
+}
+
+/// Runs the test with a log after another, until so many processes were killed on each backend as
+/// `URINGLOG_TEST_KILLS` says; with one log where it says nothing. The test is given the number of its
+/// first life, and returns how many processes it killed.
+pub fn each_backend_killing(test: impl Fn(&Case, u64) -> u64 + Sync) {
+    let asked = std::env::var("URINGLOG_TEST_KILLS").ok().map(|text| text.parse().unwrap());
+    each_backend(|case| {
+        let (mut logs, mut kills) = (0, 0);
+        while logs == 0 || asked.is_some_and(|asked: u64| kills < asked) {
+            let case = case.at(&format!("log-{logs}"));
+            kills += test(&case, 1000 * logs);
+            std::fs::remove_dir_all(&case.dir).unwrap();
+            logs += 1;
+        }
+        eprintln!("{}: {kills} processes killed on {logs} logs", case.name);
+    });
 }
 
 const URING: &str = "uring";
