@@ -1,7 +1,8 @@
-//! Memory that is asked of the kernel page by page: aligned buffers for direct I/O, on huge pages
-//! where they are large, and the one word that a fork wipes.
+//! Aligned buffers for direct I/O: small ones from the heap, others from the kernel page by page, on
+//! huge pages where they are large. And the one word that a fork wipes.
 #![allow(unsafe_code)]
 
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ffi::c_void;
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -12,10 +13,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
-/// A zeroed buffer of its own pages, aligned to a page at least. From 2 MiB on it stands on huge
+/// A zeroed buffer, aligned to a page at least. From 2 MiB on it stands on huge
 /// pages where the system has them, and every page is there before `new` returns.
 pub(crate) struct AlignedBuf {
-    map: Mapping,
+    memory: Memory,
     len: usize,
     id: u64,
     huge: bool,
@@ -25,17 +26,22 @@ impl AlignedBuf {
     /// Allocates `len` zeroed bytes.
     pub(crate) fn new(len: usize) -> io::Result<Self> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-        let (map, huge) = if len < HUGE_BYTES {
-            (Mapping::new(round_up(len.max(1), PAGE_BYTES)?, MapFlags::empty())?, false)
+        let (memory, huge) = if len <= HEAP_BYTES_MAX {
+            // A mapping costs two calls, which every thread of the process feels, and a page fault
+            // for each page.
+            (Memory::Heap(Block::new(round_up(len.max(1), PAGE_BYTES)?)?), false)
+        } else if len < HUGE_BYTES {
+            (Memory::Mapped(Mapping::new(round_up(len, PAGE_BYTES)?, MapFlags::empty())?), false)
         } else {
             let map_len = round_up(len, HUGE_BYTES)?;
-            match Mapping::reserved_huge(map_len) {
+            let (map, huge) = match Mapping::reserved_huge(map_len) {
                 Ok(map) => (map, true),
                 Err(_) => Mapping::transparent_huge(round_up(len, PAGE_BYTES)?)?,
-            }
+            };
+            (Memory::Mapped(map), huge)
         };
         // Relaxed: only uniqueness counts.
-        Ok(AlignedBuf { map, len, id: NEXT_ID.fetch_add(1, Ordering::Relaxed), huge })
+        Ok(AlignedBuf { memory, len, id: NEXT_ID.fetch_add(1, Ordering::Relaxed), huge })
     }
 
     /// Whether the buffer was put on huge pages. Transparent ones are asked for, not proved: under
@@ -55,17 +61,17 @@ impl Deref for AlignedBuf {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the mapping is at least `len` bytes, initialised (zeroed by the kernel), and
-        // lives as long as `self` (with no bytes it is a dangling pointer, as it may be); shared
-        // access through `&self` excludes writes.
-        unsafe { std::slice::from_raw_parts(self.map.start.as_ptr().cast(), self.len) }
+        // SAFETY: the memory is at least `len` bytes, initialised (zeroed), and lives as long as
+        // `self` (with no bytes it is a dangling pointer, as it may be); shared access through
+        // `&self` excludes writes.
+        unsafe { std::slice::from_raw_parts(self.memory.start(), self.len) }
     }
 }
 
 impl DerefMut for AlignedBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`; `&mut self` makes the access exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.map.start.as_ptr().cast(), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.memory.start(), self.len) }
     }
 }
 
@@ -79,6 +85,51 @@ pub(crate) fn wipe_on_fork_word() -> Option<&'static AtomicU64> {
     // SAFETY: the page is zeroed, aligned, writable, was leaked just now, and is reached only
     // through this reference.
     Some(unsafe { word.as_ref() })
+}
+
+/// What a buffer stands on.
+enum Memory {
+    Heap(Block),
+    Mapped(Mapping),
+}
+
+impl Memory {
+    fn start(&self) -> *mut u8 {
+        match self {
+            Memory::Heap(block) => block.start.as_ptr(),
+            Memory::Mapped(map) => map.start.as_ptr().cast(),
+        }
+    }
+}
+
+/// Whole zeroed pages of the heap.
+struct Block {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: a block belongs to the process, not to a thread; access goes through the borrow rules of the one
+// owner.
+unsafe impl Send for Block {}
+// SAFETY: `&Block` gives only shared reads.
+unsafe impl Sync for Block {}
+
+impl Block {
+    /// `len` is more than 0.
+    fn new(len: usize) -> io::Result<Block> {
+        let layout = Layout::from_size_align(len, PAGE_BYTES);
+        let layout = layout.map_err(|_| io::Error::from(Errno::NOMEM))?;
+        // SAFETY: the layout's size is more than 0.
+        let start = unsafe { alloc_zeroed(layout) };
+        NonNull::new(start).map(|start| Block { start, layout }).ok_or_else(|| Errno::NOMEM.into())
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: it was allocated with this layout, and nobody borrows it any more.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
 }
 
 /// A private anonymous mapping, unmapped on drop. Of length 0 it is none, and points nowhere.
@@ -186,6 +237,7 @@ fn round_up(len: usize, unit: usize) -> io::Result<usize> {
 /// Smallest page of any Linux machine; the kernel rounds lengths up where pages are larger.
 const PAGE_BYTES: usize = 4096;
 const HUGE_BYTES: usize = 2 << 20;
+const HEAP_BYTES_MAX: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -193,7 +245,9 @@ mod tests {
 
     #[test]
     fn buffers_are_zeroed_aligned_and_as_long_as_asked() {
-        for len in [0, 1, 512, 4096, 5000, 2 << 20, (2 << 20) + 4096, 5 << 20] {
+        for len in
+            [0, 1, 512, 4096, 5000, 64 << 10, (64 << 10) + 1, 2 << 20, (2 << 20) + 4096, 5 << 20]
+        {
             let mut buf = AlignedBuf::new(len).unwrap();
             let align = if len >= HUGE_BYTES { HUGE_BYTES } else { PAGE_BYTES };
             assert_eq!(buf.len(), len);
