@@ -38,12 +38,20 @@ impl Spares {
     ///
     /// A crash may leave either name. The caller has made durable, before, what says that the
     /// segment does not count: the mark, or a header of a later generation.
+    ///
+    /// A file that somebody has linked elsewhere, to keep it, only loses its name here.
     pub(crate) fn retire(&mut self, store: &dyn Store, epoch: u64) -> io::Result<bool> {
         let segment = frame::segment_name(epoch);
-        let bytes = match store.open(&segment, Access::Read).and_then(|file| file.len()) {
+        let file = match store.open(&segment, Access::Read) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             found => found?,
         };
+        if file.has_other_names()? {
+            store.remove(&segment)?;
+            self.names_pending = true;
+            return Ok(true);
+        }
+        let bytes = file.len()?;
         let name = self.free_name(epoch);
         store.rename(&segment, &name)?;
         self.names_pending = true;

@@ -448,6 +448,41 @@ fn trimming_under_load() {
     });
 }
 
+/// Somebody keeps sealed segments by hard links, as backups do.
+#[test]
+fn a_linked_segment_keeps_its_bytes() {
+    each_backend(|case: &Case| {
+        let (dir, kept) = (case.dir("linked"), case.dir("kept"));
+        let log = case.options.clone().segment_bytes(256 << 10).spares_max(2).open(&dir).unwrap();
+        let fill = || {
+            for _ in 0..600 {
+                let _ticket = log.append(&[7; 2000]).unwrap();
+            }
+            log.sync().unwrap()
+        };
+        fill();
+        std::fs::create_dir(&kept).unwrap();
+        let mut before = Vec::new();
+        for epoch in 1..=3 {
+            let name = format!("{epoch:020}.seg");
+            std::fs::hard_link(dir.join(&name), kept.join(&name)).unwrap();
+            before.push(std::fs::read(kept.join(&name)).unwrap());
+        }
+        log.trim(log.last_lsn()).unwrap();
+        // All that is trimmed is taken up again, or goes.
+        for _ in 0..4 {
+            fill();
+            log.trim(log.last_lsn()).unwrap();
+        }
+        eventually("their names are gone", || !dir.join(format!("{:020}.seg", 3)).exists());
+        log.close().unwrap();
+        for (epoch, bytes) in (1..=3).zip(before) {
+            let now = std::fs::read(kept.join(format!("{epoch:020}.seg"))).unwrap();
+            assert!(now == bytes, "segment {epoch} changed");
+        }
+    });
+}
+
 #[test]
 fn a_closed_log_is_not_trimmed() {
     let temp = common::temp_dir();

@@ -118,6 +118,10 @@ pub(crate) trait File: Send + Sync {
     fn sync_data(&self) -> io::Result<()> {
         self.sync()
     }
+    /// Whether the file has names beside the one that it was opened by (hard links).
+    fn has_other_names(&self) -> io::Result<bool> {
+        Ok(false)
+    }
     /// The descriptor, where the file is one of the operating system; -1 on a simulated disk.
     fn raw_fd(&self) -> i32;
     /// The simulated disk's number for the file; 0 on a real one.

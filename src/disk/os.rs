@@ -339,6 +339,10 @@ impl File for OsFile {
         Ok(fs::fdatasync(&self.fd)?)
     }
 
+    fn has_other_names(&self) -> io::Result<bool> {
+        Ok(fs::fstat(&self.fd)?.st_nlink > 1)
+    }
+
     fn raw_fd(&self) -> i32 {
         self.fd.as_raw_fd()
     }

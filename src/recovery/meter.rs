@@ -96,6 +96,9 @@ impl File for MeteredFile {
     fn sync(&self) -> io::Result<()> {
         self.inner.sync()
     }
+    fn has_other_names(&self) -> io::Result<bool> {
+        self.inner.has_other_names()
+    }
     fn raw_fd(&self) -> i32 {
         self.inner.raw_fd()
     }
