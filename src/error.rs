@@ -423,7 +423,8 @@ pub enum ReadError {
     /// What the reader had before it was cut by `truncate_after`: it had read records that are not in
     /// the log any more, or stood behind them. A new reader starts in what is there now.
     Truncated {
-        /// The last record that was kept.
+        /// The last record that was kept. In another process than the writer's it may be an earlier one,
+        /// below the log's first, where the segments that would tell were trimmed since.
         last: Lsn,
     },
     /// There is no log in the directory.

@@ -384,8 +384,10 @@ impl Model {
                 }
                 Break::Truncated { next, generation, last } => {
                     assert!(last + 1 < next, "{told:?}: nothing that was given is gone");
-                    // Or a cut was the reason whose segments were trimmed.
-                    let known = self.cuts.iter().any(|cut| cut.0 == last && cut.1 > generation);
+                    // Or a cut was the reason whose segments were trimmed: it was there or before.
+                    let known = self.cuts.iter().any(|cut| {
+                        cut.1 > generation && (cut.0 == last || (cut.0 < last && last < first))
+                    });
                     assert!(known, "{told:?}: no such cut in {:?}", self.cuts);
                 }
             }

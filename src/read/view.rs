@@ -206,15 +206,30 @@ impl View {
         }
         let bounds = Bounds::on_disk(&*self.store)?;
         let mut after = bounds.truncated_after;
+        // The lowest segment, where none is of a generation that this view knows.
+        let mut lowest = None;
         for epoch in (bounds.first_epoch..=bounds.last_epoch).rev() {
-            let Some((segment, _)) = Segment::open_if_there(&*self.store, epoch)? else { continue };
+            let Some((segment, file)) = Segment::open_if_there(&*self.store, epoch)? else {
+                continue;
+            };
             if bounds.is_stale(&segment.header) {
                 continue;
             }
             if segment.header.generation <= self.generation {
+                lowest = None;
                 break;
             }
             after = after.min(segment.header.truncated_after);
+            lowest = Some((segment, file));
+        }
+        // Of generations whose segments were all trimmed nothing tells where they cut: not behind the
+        // start of what is left.
+        if let Some((segment, file)) = lowest
+            && segment.header.generation > self.generation + 1
+        {
+            let first = self.first_of(&segment, &file)?;
+            let start = first.map_or(bounds.first_lsn, |first| first.lsn.min(bounds.first_lsn));
+            after = after.min(start.saturating_sub(1));
         }
         // Nothing tells while the next truncation moves the files about: it is asked again.
         let cut = Cut { generation: bounds.generation, after, last: after };

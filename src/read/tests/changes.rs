@@ -193,6 +193,25 @@ fn a_truncation_tells_readers_behind_it_and_passes_the_others() {
     }
 }
 
+/// Nothing is left of the generation that cut what the reader has read: its last records were taken over
+/// by the one behind it, and the rest was trimmed.
+#[test]
+fn a_truncation_that_only_trimmed_segments_tell_of_is_not_passed_over() {
+    let fixture = Fixture::new();
+    let mut reader = fixture.outside(1);
+    expect(&mut reader, 1, 900);
+    fixture.log.truncate_after(Lsn::new(400)).expect("truncates");
+    fixture.append(2, 489);
+    let batch: Vec<_> = (890..910).map(|lsn| record(2, lsn)).collect();
+    fixture.log.append_batch(&batch).expect("appends").wait().expect("waits");
+    fixture.log.truncate_after(Lsn::new(905)).expect("truncates");
+    fixture.trim(895);
+    let at = fixture.outside(895);
+    assert_eq!(at.view.bounds().expect("bounds").first_lsn, 895);
+    assert_eq!(expect(&mut { at }, 2, 11), 905);
+    assert!(matches!(error(&mut reader), ReadError::Truncated { last } if last.get() == 889));
+}
+
 #[test]
 fn two_truncations_count_by_the_lower_one() {
     let fixture = Fixture::new();
