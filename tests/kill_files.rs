@@ -384,10 +384,12 @@ impl Model {
                 }
                 Break::Truncated { next, generation, last } => {
                     assert!(last + 1 < next, "{told:?}: nothing that was given is gone");
-                    // Or a cut was the reason whose segments were trimmed: it was there or before.
-                    let known = self.cuts.iter().any(|cut| {
-                        cut.1 > generation && (cut.0 == last || (cut.0 < last && last < first))
-                    });
+                    // Or a cut was the reason whose segments were trimmed: then nobody knows where it was,
+                    // and what is told lies before the log's first record.
+                    let known = self
+                        .cuts
+                        .iter()
+                        .any(|cut| cut.1 > generation && (cut.0 == last || last < first));
                     assert!(known, "{told:?}: no such cut in {:?}", self.cuts);
                 }
             }
