@@ -143,8 +143,10 @@ fn write_until_killed(life: u64, dir: &Path) {
         let payloads: Vec<_> =
             (1..2 + random.below(12)).map(|n| payload(owner, last + n)).collect();
         let end = last + payloads.len() as u64;
+        let bytes: usize = payloads.iter().map(Vec::len).sum();
         let ticket = match random.below(2) {
-            0 => log.append_batch(&payloads).unwrap(),
+            // What a batch may hold at most, with some room for its frame.
+            0 if bytes < log.record_bytes_max() - 1024 => log.append_batch(&payloads).unwrap(),
             _ => {
                 let (last, others) = payloads.split_last().unwrap();
                 others.iter().for_each(|payload| drop(log.append(payload).unwrap()));
