@@ -38,11 +38,13 @@
 //! than on command.
 
 mod fate;
+mod faults;
 mod image;
 mod inode;
 mod machine;
 mod queue;
 mod rng;
+mod stats;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -52,8 +54,10 @@ use core::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Store;
-use machine::{Machine, On};
+pub use faults::{SimFaults, SimOp};
+use machine::Machine;
 use rng::Rng;
+pub use stats::SimStats;
 
 /// What tears: the smallest part of a write that is kept or dropped whole.
 const SECTOR_BYTES: u64 = 512;
@@ -76,41 +80,20 @@ pub struct SimOptions {
     pub flush_all: bool,
     /// Whether to keep a line for every operation: see [`SimDisk::trace`]. Default: no.
     pub trace: bool,
+    /// How often things go wrong by themselves. Default: never.
+    pub faults: SimFaults,
 }
 
 impl Default for SimOptions {
     fn default() -> Self {
-        SimOptions { block_bytes: 4096, depth: 1, flush_all: false, trace: false }
+        SimOptions {
+            block_bytes: 4096,
+            depth: 1,
+            flush_all: false,
+            trace: false,
+            faults: SimFaults::default(),
+        }
     }
-}
-
-/// What happened on a [`SimDisk`] since it was made.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-#[allow(missing_docs)]
-pub struct SimStats {
-    pub reads: u64,
-    pub writes: u64,
-    pub write_bytes: u64,
-    /// Of `writes`, those asked to be durable by themselves.
-    pub durable_writes: u64,
-    pub syncs: u64,
-    pub dir_syncs: u64,
-    pub size_changes: u64,
-    pub creates: u64,
-    pub renames: u64,
-    pub removes: u64,
-    pub locks: u64,
-    /// Operations that failed on command, or for want of space.
-    pub failures: u64,
-    pub crashes: u64,
-    pub kills: u64,
-    /// Pending writes, or parts of one, that a crash kept whole.
-    pub writes_kept: u64,
-    pub writes_dropped: u64,
-    pub writes_torn: u64,
-    pub sizes_dropped: u64,
-    pub names_dropped: u64,
 }
 
 impl SimDisk {
@@ -163,12 +146,13 @@ impl SimDisk {
         machine.restart();
     }
 
-    /// A copy of the machine as it is, whose process was killed and restarted. The two share
-    /// nothing.
+    /// A copy of the machine as it is, whose process was killed and restarted, and which counts
+    /// from zero. The two share nothing.
     pub fn fork(&self, seed: u64) -> SimDisk {
         let mut machine = self.machine().clone();
         machine.rng = Rng::new(seed);
         machine.crash_rng = Rng::new(!seed);
+        machine.stats = SimStats::default();
         if machine.running {
             machine.kill();
         }
@@ -194,26 +178,6 @@ impl SimDisk {
     /// The operations so far, a line each, where [`SimOptions::trace`] asks for them.
     pub fn trace(&self) -> Vec<String> {
         self.machine().trace.clone()
-    }
-
-    /// Lets the `n`-th write from now fail with `errno`; 1 is the next one.
-    pub fn fail_write_at(&self, n: u64, errno: i32) {
-        self.machine().arm(On::Write { short: false }, n, errno);
-    }
-
-    /// Lets the `n`-th write from now fail with `errno` after a first part of it was written.
-    pub fn short_write_at(&self, n: u64, errno: i32) {
-        self.machine().arm(On::Write { short: true }, n, errno);
-    }
-
-    /// Lets the `n`-th sync from now, of a file or of the directory, fail with `errno`.
-    pub fn fail_sync_at(&self, n: u64, errno: i32) {
-        self.machine().arm(On::Sync, n, errno);
-    }
-
-    /// Lets the `n`-th read from now fail with `errno`.
-    pub fn fail_read_at(&self, n: u64, errno: i32) {
-        self.machine().arm(On::Read, n, errno);
     }
 
     /// Limits the sizes of all files together: what would go beyond fails with ENOSPC. `None`
@@ -250,22 +214,31 @@ impl SimDisk {
 
     /// Flips the lowest bit of a byte at rest. Returns whether the file has that byte.
     pub fn flip(&self, name: &str, offset: u64) -> bool {
-        self.machine().alter_sector(name, offset, |sector, at| sector[at] ^= 1)
+        let mut machine = self.machine();
+        let flipped = machine.alter_sector(name, offset, |sector, at| sector[at] ^= 1);
+        machine.stats.flips += u64::from(flipped);
+        flipped
     }
 
     /// Fills the sector around `offset` with noise. Returns whether the file has that byte.
     pub fn corrupt_sector(&self, name: &str, offset: u64) -> bool {
         let mut machine = self.machine();
         let mut noise = Rng::new(machine.rng.next());
-        machine.alter_sector(name, offset, |sector, _| {
+        let corrupted = machine.alter_sector(name, offset, |sector, _| {
             sector.iter_mut().for_each(|byte| *byte = noise.next() as u8);
-        })
+        });
+        machine.stats.corrupted_sectors += u64::from(corrupted);
+        corrupted
     }
 
     /// Spoils the sectors that hold these bytes: reads fail with EIO until they are written again.
     /// Returns whether the file is there.
     pub fn spoil(&self, name: &str, offset: u64, len: u64) -> bool {
-        self.machine().spoil(name, offset..offset + len)
+        let mut machine = self.machine();
+        let is_there = machine.spoil(name, offset..offset + len);
+        let spoiled = sectors(&(offset..offset + len)).count() as u64;
+        machine.stats.spoiled_sectors += if is_there { spoiled } else { 0 };
+        is_there
     }
 
     /// A panic elsewhere does not make the machine's state wrong: each operation is applied whole.
