@@ -13,6 +13,7 @@ mod damage;
 mod failures;
 mod fresh;
 mod life;
+mod misdirected;
 mod model;
 mod rng;
 mod rot;

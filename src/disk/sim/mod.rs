@@ -27,15 +27,26 @@
 //! - **A failed sync** leaves what it covered visible and marked clean: no later sync makes it
 //!   durable, only writing it again does. A failed write has written nothing, a first part, or any
 //!   of its sectors; no sync makes them durable either.
+//! - **Failing operations**: every kind ([`SimOp`]) fails on command, once or from the N-th on, with
+//!   any errno ([`SimDisk::fail_at`], [`SimDisk::fail_from`]), or by chance ([`SimFaults`]). One that
+//!   fails did nothing, other than writes and syncs, as above. A short write is a write that failed
+//!   after its first part: finishing it is the business of the code below. A limit on the space
+//!   ([`SimDisk::set_space`]) fails with ENOSPC what would go beyond.
+//! - **Late completions**: operations of a queue are applied and completed in any order, in parts, at
+//!   any later time. Some are withheld for long ([`SimFaults::delays`]), while others, the
+//!   preparer, readers and producers go on; whoever waits for one alone outlasts it.
+//! - **Misdirected writes** ([`SimDisk::misdirect_write_at`]) succeed, and land on other whole blocks
+//!   of the same file or of another one, durable at once; where they should have gone, all is as it
+//!   was. That is also what a lost write is.
+//! - **Bits flip, sectors turn to noise** at rest, on command at any place, or by chance in what was just
+//!   written; no read tells.
 //! - **Latent errors**: a spoiled sector fails every read with EIO until it is written again.
-//!   Bytes may be flipped at rest.
 //! - **Misuse**: reads and writes that are not aligned to the block, in offset, length or address,
 //!   and operations beyond the queue's depth, fail with EINVAL.
 //!
-//! Operations of a queue are applied and completed in any order, at any later time, in parts.
-//! Not modelled: time; bytes that change while a write is in flight (they are copied at
-//! submission); a drive that lies about a sync; damage to sectors that nobody was writing, other
-//! than on command.
+//! Not modelled: time; bytes that change while a write is in flight (they are copied at submission);
+//! a drive that lies about a sync, other than by misdirecting a write; a read that is right the
+//! second time; clocks that jump; several processes at once.
 
 mod fate;
 mod faults;
