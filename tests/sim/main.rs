@@ -35,22 +35,22 @@ const PARTS: u64 = 4;
 
 #[test]
 fn random_lives_1() {
-    for_each_seed("random_lives", 10_000, 0, lives_of);
+    for_each_seed("random_lives", 8_000, 0, lives_of);
 }
 
 #[test]
 fn random_lives_2() {
-    for_each_seed("random_lives", 10_000, 1, lives_of);
+    for_each_seed("random_lives", 8_000, 1, lives_of);
 }
 
 #[test]
 fn random_lives_3() {
-    for_each_seed("random_lives", 10_000, 2, lives_of);
+    for_each_seed("random_lives", 8_000, 2, lives_of);
 }
 
 #[test]
 fn random_lives_4() {
-    for_each_seed("random_lives", 10_000, 3, lives_of);
+    for_each_seed("random_lives", 8_000, 3, lives_of);
 }
 
 #[test]
@@ -67,14 +67,14 @@ fn every_boundary_2() {
 
 #[test]
 fn every_failure_1() {
-    for_each_seed("every_failure", 16, 0, failures::every_one_of);
-    for_each_seed("every_failure", 16, 2, failures::every_one_of);
+    for_each_seed("every_failure", 6, 0, failures::every_one_of);
+    for_each_seed("every_failure", 6, 2, failures::every_one_of);
 }
 
 #[test]
 fn every_failure_2() {
-    for_each_seed("every_failure", 16, 1, failures::every_one_of);
-    for_each_seed("every_failure", 16, 3, failures::every_one_of);
+    for_each_seed("every_failure", 6, 1, failures::every_one_of);
+    for_each_seed("every_failure", 6, 3, failures::every_one_of);
 }
 
 #[test]
