@@ -190,6 +190,20 @@ pub(crate) fn write_headers(file: &dyn File, header: &SegmentHeader) -> io::Resu
     write_start(file, header, header.data_offset() as usize)
 }
 
+/// Reads both copies of the header back. The caller synced them.
+pub(crate) fn check_headers(file: &dyn File, header: &SegmentHeader) -> io::Result<()> {
+    let bytes = header.data_offset() as usize;
+    let (mut copy, mut start) = (vec![0; header.block_bytes as usize], AlignedBuf::new(bytes)?);
+    header.encode(&mut copy);
+    let read = file.read_at(0, &mut start[..bytes])?;
+    if read == bytes && start[..bytes].chunks_exact(copy.len()).all(|found| found == copy) {
+        return Ok(());
+    }
+    Err(io::Error::other(
+        "the device said that it had written a segment's header, and something else is there",
+    ))
+}
+
 /// The headers, then zeros, `bytes` together.
 fn write_start(file: &dyn File, header: &SegmentHeader, bytes: usize) -> io::Result<()> {
     let mut start = AlignedBuf::new(bytes)?;

@@ -431,6 +431,9 @@ impl Cutter<'_> {
         let end = rewrite::write_again(store, &rest, &header, &*file, self.wall_ns)?;
         segment::write_headers(&*file, &header).map_err(failed)?;
         file.sync().map_err(failed)?;
+        // A ready segment's file has a valid header already, with this epoch. If the device has put the new
+        // one elsewhere, the cut would be undone by the next opening, and nothing would tell.
+        segment::check_headers(&*file, &header).map_err(failed)?;
         Ok((LiveSegment { header, file }, end))
     }
 }

@@ -27,7 +27,6 @@ pub fn damage_one(world: &mut World, rng: &mut Rng, setup: &Setup, looked: Looke
         Kind::Unreadable => copy.spoil(&name, offset, 1),
     };
     assert!(done, "{name} has no byte {offset}");
-    count::add(&count::FLIPS);
     let what = format!("{kind:?} at {offset} of {name}, {} of {}", looked.vouched, looked.last);
     // Of a segment's header there are two copies; an unreadable one is an error all the same.
     let harmless = offset < 2 * world.block_bytes && !matches!(kind, Kind::Unreadable);
@@ -70,7 +69,7 @@ fn see(damage: &Damage, last: u64, what: &str) {
 }
 
 /// A place that is not zero, rather near the end of the log than not.
-fn place(disk: &SimDisk, rng: &mut Rng) -> Option<(String, u64)> {
+pub fn place(disk: &SimDisk, rng: &mut Rng) -> Option<(String, u64)> {
     let mut used: Vec<(String, u64)> = Vec::new();
     for name in disk.files().iter().filter(|name| name.ends_with(".seg")) {
         let bytes = disk.read_raw(name)?;

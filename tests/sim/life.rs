@@ -3,18 +3,22 @@
 mod appends;
 mod end;
 mod files;
+pub mod script;
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use uringlog::sim::{Stepper, Truncation, Turn};
-use uringlog::{Durability, Log, Lsn, OwnedTicket, ReadError, Reader, Reservation, WaitError};
+use uringlog::sim::{self, SimFaults, SimOp, Stepper, Truncation, Turn};
+use uringlog::{
+    Durability, Log, Lsn, OpenError, OwnedTicket, ReadError, Reader, Reservation, WaitError,
+};
 
-use crate::cores;
+use crate::count;
 use crate::model::Payload;
 use crate::rng::Rng;
-use crate::world::{Setup, World};
+use crate::rot::Rot;
+use crate::world::{Failing, Setup, World};
 
 /// What a life is to be like.
 #[derive(Clone, Debug)]
@@ -30,6 +34,12 @@ pub struct Plan {
     /// The same, for the death of the process.
     pub kill_after: Option<u64>,
     pub fault: Option<Fault>,
+    /// What fails by chance, from the opening on.
+    pub faults: SimFaults,
+    /// What goes bad in silence, and before which action.
+    pub rot: Option<(Rot, u64)>,
+    /// Does the same as every other such life, with everything in it, instead of what is drawn.
+    pub scripted: bool,
     /// Bytes that the disk has left when the log is open.
     pub space: Option<u64>,
 }
@@ -44,8 +54,22 @@ impl Plan {
             crash_after: None,
             kill_after: None,
             fault: None,
+            faults: SimFaults::default(),
+            rot: None,
+            scripted: false,
             space: None,
         }
+    }
+
+    /// Something is told to fail, and not in silence.
+    pub fn may_fail(&self) -> bool {
+        self.fault.is_some() || self.faults != SimFaults::default()
+    }
+
+    /// What fails leaves names of which only a restart of the machine tells whether they are durable.
+    fn may_lose_names(&self) -> bool {
+        let op = self.fault.map(|fault| fault.op);
+        matches!(op, Some(SimOp::Sync | SimOp::DirSync)) || self.faults.sync_errors > 0
     }
 }
 
@@ -65,19 +89,13 @@ pub enum End {
 /// What fails, and at which operation of its kind.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
-    pub kind: FaultKind,
+    pub op: SimOp,
     pub at: u64,
     pub errno: i32,
+    /// So do all later ones.
+    pub stays: bool,
     /// Whether operations count from before the opening.
     pub when_opening: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FaultKind {
-    Write,
-    ShortWrite,
-    Sync,
-    Read,
 }
 
 /// How a life went.
@@ -92,25 +110,35 @@ pub struct Outcome {
 
 /// Lives. The machine may be running afterwards.
 pub fn live(world: &mut World, plan: &Plan) -> Outcome {
-    if plan.setup.rings > 1 {
-        // Which ring a record goes to follows the core.
-        cores::pin(plan.seed);
-    }
+    sim::set_core(Some(0));
     let armed_at_open = plan.fault.filter(|fault| fault.when_opening);
     if let Some(fault) = armed_at_open {
         arm(world, fault);
     }
     let opened = match armed_at_open {
         None => world.open(&plan.setup),
-        Some(_) => world.try_open(&plan.setup).ok(),
+        Some(_) => match world.try_open(&plan.setup) {
+            Ok(opened) => Some(opened),
+            Err(error) => {
+                let typed = matches!(error, OpenError::Io(_));
+                assert!(typed || world.disk.crashed() || world.rotten, "not what failed: {error}");
+                None
+            }
+        },
     };
-    let Some((log, stepper)) = opened else { return Outcome::default() };
+    let Some((log, stepper)) = opened else {
+        // Where the fault is in the directory's sync, only a restart of the machine tells.
+        return Outcome { may_be_killed: !plan.may_lose_names(), ..Outcome::default() };
+    };
     if world.disk.crashed() {
         // It did while the cursors were looked at.
         return Outcome::default();
     }
     if let Some(fault) = plan.fault.filter(|fault| !fault.when_opening) {
         arm(world, fault);
+    }
+    if plan.faults != SimFaults::default() {
+        world.disk.set_faults(SimFaults { delays: world.delays, ..plan.faults.clone() });
     }
     if let Some(bytes) = plan.space {
         world.disk.set_space(Some(world.disk.used_bytes() + bytes));
@@ -129,6 +157,7 @@ pub fn live(world: &mut World, plan: &Plan) -> Outcome {
         tickets: Vec::new(),
         follower: None,
         follower_cut: None,
+        elsewhere: None,
         truncation: None,
         leaked: 0,
         poisoned: false,
@@ -136,8 +165,14 @@ pub fn live(world: &mut World, plan: &Plan) -> Outcome {
         world,
         plan,
     };
-    for _ in 0..plan.actions {
-        life.act();
+    for action in 0..plan.actions {
+        if let Some((rot, _)) = plan.rot.filter(|(_, at)| *at == action) {
+            life.world.go_bad(rot, plan.setup.depth);
+        }
+        match plan.scripted {
+            true => life.act_by_script(action),
+            false => life.act(),
+        }
         if life.is_over() {
             break;
         }
@@ -146,14 +181,12 @@ pub fn live(world: &mut World, plan: &Plan) -> Outcome {
 }
 
 fn arm(world: &mut World, fault: Fault) {
-    match fault.kind {
-        FaultKind::Write => world.disk.fail_write_at(fault.at, fault.errno),
-        FaultKind::ShortWrite => world.disk.short_write_at(fault.at, fault.errno),
-        FaultKind::Sync => world.disk.fail_sync_at(fault.at, fault.errno),
-        FaultKind::Read => {
-            world.read_fault = true;
-            world.disk.fail_read_at(fault.at, fault.errno);
-        }
+    world.failing = if fault.stays { Failing::Always } else { Failing::Once };
+    match (fault.op, fault.stays) {
+        // Of the directory too.
+        (SimOp::Sync, false) => world.disk.fail_sync_at(fault.at, fault.errno),
+        (op, false) => world.disk.fail_at(op, fault.at, fault.errno),
+        (op, true) => world.disk.fail_from(op, fault.at, fault.errno),
     }
 }
 
@@ -169,6 +202,8 @@ struct Life<'a> {
     follower: Option<Reader>,
     /// Where a truncation cut what the follower had passed.
     follower_cut: Option<u64>,
+    /// A reader that knows only the files.
+    elsewhere: Option<Reader>,
     truncation: Option<Truncation>,
     leaked: u64,
     poisoned: bool,
@@ -182,7 +217,11 @@ impl<'a> Life<'a> {
 
     /// One action, drawn by weight.
     fn act(&mut self) {
-        const WEIGHTS: [u64; 18] = [10, 4, 1, 3, 1, 3, 3, 1, 14, 6, 4, 1, 1, 2, 2, 1, 1, 2];
+        const WEIGHTS: [u64; 19] = [10, 4, 1, 3, 1, 3, 3, 1, 14, 6, 4, 1, 1, 2, 2, 1, 1, 2, 1];
+        if self.plan.setup.rings > 1 && self.rng.one_in(2) {
+            // Another producer's turn, on another core.
+            sim::set_core(Some(self.rng.below(4) as usize));
+        }
         match self.rng.weighted(&WEIGHTS) {
             0 => {
                 let len = self.rng.below(100) as usize;
@@ -214,12 +253,13 @@ impl<'a> Life<'a> {
             14 => self.poll_tickets(),
             15 => self.follow(),
             17 => self.act_on_files(),
+            18 => self.read_elsewhere(),
             _ => self.rare(),
         }
     }
 
     fn rare(&mut self) {
-        match self.rng.below(5) {
+        match self.rng.below(4) {
             0 => self.append_copied(),
             1 => {
                 // A burst: as much as goes in.
@@ -237,7 +277,6 @@ impl<'a> Life<'a> {
                     self.leaked += 1;
                 }
             }
-            3 if self.plan.setup.rings > 1 => cores::pin(self.rng.next()),
             _ => {
                 if let Some(bytes) = self.plan.space {
                     // The space comes back, or goes again.
@@ -247,6 +286,11 @@ impl<'a> Life<'a> {
                 }
             }
         }
+    }
+
+    /// Something was told to fail, or went bad.
+    fn may_break(&self) -> bool {
+        self.plan.may_fail() || self.world.rotten
     }
 
     // ---- the writer and the preparer ----
@@ -283,7 +327,7 @@ impl<'a> Life<'a> {
         if self.plan.setup.durability == Durability::Durable {
             assert_eq!(durable, acknowledged, "acknowledged means durable");
         }
-        model.durable = durable;
+        model.moved(durable);
         model.check_first(self.log.first_lsn().get(), self.log.last_lsn().get());
         self.see_poison();
     }
@@ -308,7 +352,7 @@ impl<'a> Life<'a> {
                 break;
             }
         }
-        if !self.is_over() && self.plan.fault.is_none() {
+        if !self.is_over() && !self.may_break() {
             // Whether there is space for more or not.
             let acknowledged = self.log.acknowledged_lsn();
             assert_eq!(acknowledged, self.log.last_lsn(), "everything accepted gets written");
@@ -392,9 +436,41 @@ impl<'a> Life<'a> {
                 self.follower = None;
             }
             Err(error) => {
-                let may_fail = self.world.disk.crashed() || self.plan.fault.is_some();
+                let may_fail = self.world.disk.crashed() || self.may_break();
                 assert!(may_fail, "a durable record is not readable: {error}");
                 self.follower = None;
+            }
+        }
+    }
+
+    /// A reader that knows only the files, as one in another process.
+    fn read_elsewhere(&mut self) {
+        if self.world.model.cutting.is_some() {
+            // Where a truncation stands is told by the disk alone.
+            self.elsewhere = None;
+            return;
+        }
+        if self.elsewhere.is_none() {
+            let from = Lsn::new(self.rng.below(self.world.model.last() + 2));
+            self.elsewhere = sim::reader_elsewhere(&self.world.disk, from).ok();
+        }
+        let durable = self.log.durable_lsn().get();
+        let may_break = self.may_break();
+        let Some(reader) = &mut self.elsewhere else { return };
+        let before = reader.next_lsn().get();
+        match self.world.model.read(reader, durable) {
+            Ok(last) => count::add_many(&count::ELSEWHERE, last + 1 - before),
+            Err(ReadError::Trimmed { first }) => {
+                // A trim that failed may have written the mark.
+                let is_known = first <= self.log.first_lsn() || may_break;
+                assert!(reader.next_lsn() < first && is_known, "{first} is not trimmed");
+                self.elsewhere = None;
+            }
+            Err(ReadError::Truncated { .. }) if self.log.generation() > 0 => self.elsewhere = None,
+            Err(error) => {
+                let may_fail = self.world.disk.crashed() || may_break;
+                assert!(may_fail, "elsewhere a durable record is not readable: {error}");
+                self.elsewhere = None;
             }
         }
     }

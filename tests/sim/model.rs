@@ -69,6 +69,11 @@ pub struct Model {
     /// The next recovery must find everything up to here: after the death of the process alone, what
     /// was acknowledged; after a crash, what was durable.
     pub floor: u64,
+    /// The durable watermark whenever it had moved: one batch at least for each step.
+    steps: Vec<u64>,
+    /// How many batches at the end may be lost in silence where something went bad: those that it
+    /// touches, and those that were under way when the last intact header was sealed.
+    pub unvouched_steps: usize,
     scratch: Vec<u8>,
 }
 
@@ -84,6 +89,8 @@ impl Model {
             cutting: None,
             cursors: BTreeMap::new(),
             floor: 0,
+            steps: Vec::new(),
+            unvouched_steps: 0,
             scratch: Vec::new(),
         }
     }
@@ -108,14 +115,18 @@ impl Model {
     }
 
     /// Recovery found the records up to `last` in this generation: compares with what the log owes.
-    pub fn check_end(&self, last: u64, generation: u64) {
+    pub fn check_end(&self, last: u64, generation: u64, rotten: bool) {
         if generation != self.generation {
             assert!(generation > self.generation, "an older generation came back");
             let cut = self.cutting.expect("CUT: nobody asked for it");
-            assert_eq!(last, cut, "CUT: a truncation is complete, and {last} records are there");
+            let fits = last == cut || rotten && last < cut;
+            assert!(fits, "CUT after {cut}: complete, and {last} records are there");
             return;
         }
-        let floor = self.floor;
+        let floor = match rotten {
+            true => self.vouched().min(self.floor),
+            false => self.floor,
+        };
         assert!(last >= floor, "LOST: {floor} records must be there, and {last} are");
         assert!(
             last <= self.last(),
@@ -126,6 +137,20 @@ impl Model {
             let span = (record.first, record.last);
             assert_eq!(record.last, last, "SPLIT: the batch {span:?} is there only up to {last}");
         }
+    }
+
+    /// The watermark moved.
+    pub fn moved(&mut self, durable: u64) {
+        if self.steps.last() != Some(&durable) {
+            self.steps.push(durable);
+        }
+        self.durable = durable;
+    }
+
+    /// What a batch that nothing touched vouches for, whichever batches at the end are gone.
+    fn vouched(&self) -> u64 {
+        let index = self.steps.len().checked_sub(1 + self.unvouched_steps);
+        index.map_or(0, |index| self.steps[index])
     }
 
     /// The log starts at `first`, as it was found or as it says.
@@ -140,19 +165,30 @@ impl Model {
     }
 
     /// The cursors that were found, where the log ends at `last`.
-    pub fn check_cursors(&mut self, found: &[CursorInfo], last: u64) {
+    pub fn check_cursors(&mut self, found: &[CursorInfo], last: u64, rotten: bool) {
         for cursor in found {
             let may_be = self.cursors.get(&cursor.name).expect("a cursor that nobody made");
             let at = cursor.position.get();
             let fits =
                 |may_be: &Option<u64>| may_be.is_some_and(|may_be| may_be.min(last + 1) == at);
-            assert!(may_be.iter().any(fits), "cursor {} at {at}: {may_be:?}", cursor.name);
+            // A write that went elsewhere leaves an older position.
+            let furthest = may_be.iter().flatten().max().copied().unwrap_or(u64::MAX);
+            let fits = may_be.iter().any(fits) || rotten && at <= furthest;
+            assert!(fits, "cursor {} at {at}: {may_be:?}", cursor.name);
         }
         for (name, positions) in &self.cursors {
             let is_there = found.iter().any(|cursor| cursor.name == *name);
             assert!(is_there || positions.contains(&None), "cursor {name} is gone: {positions:?}");
         }
-        let found = found.iter().map(|c| (c.name.clone(), vec![Some(c.position.get())]));
+        let found = found.iter().map(|cursor| {
+            let at = cursor.position.get();
+            let mut may_be = vec![Some(at)];
+            if at < self.first && self.cursors[&cursor.name].contains(&None) {
+                // Its removal failed half way, and records behind it were trimmed meanwhile.
+                may_be.push(None);
+            }
+            (cursor.name.clone(), may_be)
+        });
         self.cursors = found.collect();
     }
 
@@ -174,7 +210,8 @@ impl Model {
     /// What was accepted behind `last` is gone.
     pub fn cut(&mut self, last: u64) {
         self.records.truncate(last as usize);
-        self.durable = last;
+        self.steps.retain(|&step| step < last);
+        self.moved(last);
         self.floor = last;
     }
 

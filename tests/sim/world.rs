@@ -1,8 +1,8 @@
 //! A machine, its log, and what the log owes: the lives of one seed, and what is checked between
 //! them.
 
-use uringlog::sim::{self, SimDisk, SimOptions, Stepper};
-use uringlog::{Durability, Log, Lsn, Method, OpenError, Options, ReadError};
+use uringlog::sim::{self, SimDisk, SimFaults, SimOptions, Stepper};
+use uringlog::{CursorError, Durability, Log, Lsn, Method, OpenError, Options, ReadError};
 
 use crate::count;
 use crate::life::{self, End, Plan};
@@ -21,8 +21,14 @@ pub struct World {
     pub clean: bool,
     /// The last life ended by the death of the process; the machine ran on.
     pub killed: bool,
-    /// A read is to fail.
-    pub read_fault: bool,
+    /// Whether what is read at an opening may fail: something was told to.
+    pub failing: Failing,
+    /// Something went bad in silence: it may be met at any time, and never in silence.
+    pub rotten: bool,
+    /// Damage was met at an opening: this log is not opened any more.
+    pub dead: bool,
+    /// How often completions are withheld: a matter of the machine, not of a life.
+    pub delays: u64,
     /// Whether to print what happens.
     shown: bool,
     rng: Rng,
@@ -57,8 +63,10 @@ impl World {
             depth: 1,
             flush_all: rng.one_in(3),
             trace,
+            faults: quiet(rng.pick(&[0, 0, 3, 8, 30])),
         };
         World {
+            delays: options.faults.delays,
             disk: SimDisk::new(rng.next(), options.clone()),
             model: Model::new(seed),
             block_bytes: options.block_bytes as u64,
@@ -66,7 +74,9 @@ impl World {
             exact: None,
             clean: false,
             killed: false,
-            read_fault: false,
+            failing: Failing::No,
+            rotten: false,
+            dead: false,
             shown: false,
             rng,
         }
@@ -113,8 +123,21 @@ impl World {
                 count::add(&count::CRASHES_IN_RECOVERY);
                 None
             }
+            Err(error) if self.rotten => {
+                self.see_damage(&error);
+                None
+            }
             Err(error) => panic!("the log must open: {error}"),
         }
+    }
+
+    /// What went bad in silence is reported, and the log is not opened.
+    fn see_damage(&mut self, error: &OpenError) {
+        let is_damage =
+            matches!(error, OpenError::Damaged(_) | OpenError::Foreign { .. } | OpenError::Io(_));
+        assert!(is_damage, "damage is reported as something else: {error}");
+        count::add(&count::DAMAGES);
+        self.dead = true;
     }
 
     /// The same, where opening may fail without a crash.
@@ -129,7 +152,7 @@ impl World {
             assert_eq!(watermarks, [report.last_lsn; 3], "what is found is durable");
         }
         let generation = log.generation();
-        self.model.check_end(last, generation);
+        self.model.check_end(last, generation, self.rotten);
         let was_cut = generation != self.model.generation;
         if was_cut {
             count::add(&count::CUTS_FOUND);
@@ -138,10 +161,10 @@ impl World {
         self.model.cutting = None;
         assert_eq!(log.first_lsn(), report.first_lsn);
         self.model.check_first(log.first_lsn().get(), last);
-        if let Some(exact) = self.exact.take() {
+        if let Some(exact) = self.exact.take().filter(|_| !self.rotten) {
             assert_eq!(last, exact, "a crash in recovery changes what is found");
         }
-        if core::mem::take(&mut self.clean) && !was_cut {
+        if core::mem::take(&mut self.clean) && !was_cut && !self.rotten {
             assert!(report.clean, "a log that rested is found clean: {report}");
             assert_eq!(last, self.model.last(), "nothing is missing in a log that rested");
             assert_eq!(report.vouched_lsn.get(), last, "a log that rested vouches for everything");
@@ -161,10 +184,16 @@ impl World {
             self.model.read(&mut reader, durable)
         });
         match outcome {
-            // It strikes once.
-            Err(ReadError::Io(_)) if core::mem::take(&mut self.read_fault) => self.read_all(log),
+            Err(ReadError::Io(_)) if self.failing == Failing::Once => {
+                self.failing = Failing::No;
+                self.read_all(log);
+            }
+            Err(ReadError::Io(_)) if self.failing == Failing::Always => {}
             Ok(last) => assert_eq!(last, durable, "everything durable is readable"),
             Err(_) if self.disk.crashed() => {}
+            Err(ReadError::Damaged(_) | ReadError::Io(_)) if self.rotten => {
+                count::add(&count::DAMAGES);
+            }
             Err(error) => panic!("a durable record is not readable: {error}"),
         }
     }
@@ -172,8 +201,14 @@ impl World {
     /// Compares every cursor with what it may be.
     fn read_cursors(&mut self, log: &Log) {
         match log.cursors() {
-            Ok(found) => self.model.check_cursors(&found, log.last_lsn().get()),
-            Err(_) if self.disk.crashed() || core::mem::take(&mut self.read_fault) => {}
+            Ok(found) => {
+                self.model.check_cursors(&found, log.last_lsn().get(), self.rotten);
+            }
+            Err(CursorError::Damaged(_) | CursorError::Io(_)) if self.rotten => {
+                count::add(&count::DAMAGES);
+            }
+            Err(_) if self.disk.crashed() => {}
+            Err(CursorError::Io(_)) if self.failing != Failing::No => {}
             Err(error) => panic!("the cursors are not readable: {error}"),
         }
     }
@@ -193,11 +228,9 @@ impl World {
             }
         }
         if self.disk.stats().kills > kills {
-            count::add(&count::KILLS);
             self.killed = true;
             self.model.floor = self.model.floor.max(outcome.acknowledged).min(self.model.last());
         } else {
-            count::add(&count::CRASHES);
             if core::mem::take(&mut self.killed) {
                 // What was readable after the kill need not have been durable.
                 self.exact = None;
@@ -206,21 +239,59 @@ impl World {
         }
         self.clean = outcome.rested;
         self.disk.set_space(None);
-        self.read_fault = false;
+        self.disk.set_faults(quiet(self.delays));
+        self.failing = Failing::No;
     }
 
-    /// Sees what recovery finds now, on a copy of the stopped machine: crashed, not killed.
-    pub fn look(&mut self, setup: &Setup) -> Looked {
+    /// Sees what recovery finds now, on a copy of the stopped machine: crashed, not killed. None: what
+    /// went bad is reported.
+    ///
+    /// Recovering again, after the death of the process or of the machine, finds the same, and
+    /// nothing left to do.
+    pub fn look(&mut self, setup: &Setup) -> Option<Looked> {
         let copy = self.disk.fork(self.rng.next());
         let before = copy.steps();
         let opened = sim::open(&copy, setup.options.clone(), self.rng.next(), self.now_ns);
-        let (log, stepper) = opened.unwrap_or_else(|error| panic!("the log must open: {error}"));
+        let (log, stepper) = match opened {
+            Ok(opened) => opened,
+            Err(error) if self.rotten => {
+                self.see_damage(&error);
+                return None;
+            }
+            Err(error) => panic!("the log must open: {error}"),
+        };
         let report = log.recovery().clone();
         let steps = copy.steps() - before;
         let last = report.last_lsn.get();
-        self.model.check_end(last, log.generation());
+        self.model.check_end(last, log.generation(), self.rotten);
+        let found = |log: &Log| {
+            let cursors = log.cursors().ok();
+            (log.first_lsn(), log.last_lsn(), log.generation(), cursors)
+        };
+        let first = found(&log);
         drop((log, stepper));
-        Looked { last, vouched: report.vouched_lsn.get(), steps }
+        if !self.rotten {
+            for _ in 0..2 {
+                match self.rng.one_in(2) {
+                    true => copy.kill(),
+                    false => copy.crash(),
+                }
+                copy.restart();
+                let seed = self.rng.next();
+                let opened = sim::open(&copy, setup.options.clone(), seed, self.now_ns);
+                let (log, _stepper) = opened.unwrap_or_else(|error| panic!("again: {error}"));
+                count::add(&count::AGAIN);
+                assert_eq!(found(&log), first, "recovering again finds something else");
+                let again = log.recovery();
+                let left = (again.rewritten_records, &again.torn, again.vouched_lsn);
+                assert_eq!(left, (0, &None, report.last_lsn), "recovery left something to do");
+                let mut reader = log.reader(Lsn::NONE).expect("a reader");
+                let read = self.model.read(&mut reader, last);
+                assert_eq!(read.expect("readable"), last, "everything durable is readable");
+            }
+        }
+        count::add_disk(&copy.stats());
+        Some(Looked { last, vouched: report.vouched_lsn.get(), steps })
     }
 
     /// Crashes recovery at its step `at`, on a copy of the stopped machine, and recovers that.
@@ -249,7 +320,20 @@ impl World {
         let mut reader = log.reader(Lsn::NONE).expect("a reader");
         let read = self.model.read(&mut reader, last);
         assert_eq!(read.expect("readable"), last, "everything durable is readable");
+        count::add_disk(&copy.stats());
     }
+}
+
+/// Nothing fails; completions come late.
+pub fn quiet(delays: u64) -> SimFaults {
+    SimFaults { delays, ..SimFaults::default() }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Failing {
+    No,
+    Once,
+    Always,
 }
 
 /// What recovery found.
@@ -263,6 +347,7 @@ pub struct Looked {
 
 impl Drop for World {
     fn drop(&mut self) {
+        count::add_disk(&self.disk.stats());
         if self.shown {
             self.disk.trace().iter().for_each(|line| eprintln!("{line}"));
         }

@@ -120,6 +120,15 @@ impl Inode {
         self.in_flight.retain(|change| change.op != op);
     }
 
+    /// Takes a submitted write back, or what is left of it, with its offsets and bytes.
+    pub(super) fn withdraw(&mut self, op: u64) -> Vec<(u64, Vec<u8>)> {
+        let parts = self.take_in_flight(op).into_iter().filter_map(|change| match change.what {
+            What::Data(data) => Some((data.range.start, data.to_vec())),
+            What::Size(_) => None,
+        });
+        parts.collect()
+    }
+
     /// The completion of `op` is delivered.
     pub(super) fn complete(&mut self, op: u64, now: u64) {
         for change in self.changes.iter_mut().filter(|change| change.op == op) {
@@ -215,6 +224,19 @@ impl Inode {
         self.harden(OP);
     }
 
+    /// Changes the sector around `offset`, for good; false where the file does not reach so far.
+    pub(super) fn alter(&mut self, offset: u64, alter: impl FnOnce(&mut [u8], usize)) -> bool {
+        if offset >= self.visible.len {
+            return false;
+        }
+        let start = offset - offset % SECTOR_BYTES;
+        let mut sector = vec![0; SECTOR_BYTES.min(self.visible.len - start) as usize];
+        self.visible.read(start, &mut sector);
+        alter(&mut sector, (offset - start) as usize);
+        self.put(start, &sector);
+        true
+    }
+
     pub(super) fn spoil(&mut self, range: &Range<u64>) {
         self.bad_sectors.extend(sectors(range));
     }
@@ -288,6 +310,12 @@ impl Data {
         let start = range.start.max(self.range.start);
         let end = range.end.min(self.range.end).max(start);
         Data { range: start..end, ..self.clone() }
+    }
+
+    fn to_vec(&self) -> Vec<u8> {
+        let len = (self.range.end - self.range.start) as usize;
+        let from = (self.range.start - self.span.start) as usize;
+        self.bytes.as_ref().map_or_else(|| vec![0; len], |bytes| bytes[from..from + len].to_vec())
     }
 
     fn store(&self, image: &mut Image) {

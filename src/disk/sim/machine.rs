@@ -6,9 +6,10 @@ use std::io;
 use std::sync::Arc;
 
 use super::fate::Fate;
+use super::faults::{Armed, SimOp, WriteFault};
 use super::inode::Inode;
 use super::rng::Rng;
-use super::{SECTOR_BYTES, SimOptions, SimStats};
+use super::{SimOptions, SimStats};
 
 #[derive(Clone)]
 pub(super) struct Machine {
@@ -34,7 +35,8 @@ pub(super) struct Machine {
     name_changes: Vec<NameChange>,
     /// Number of the lock that is held.
     pub(super) lock: Option<u64>,
-    faults: Vec<Fault>,
+    /// Faults on command.
+    pub(super) armed: Vec<Armed>,
     pub(super) space_bytes: Option<u64>,
     pub(super) stats: SimStats,
     pub(super) trace: Vec<String>,
@@ -57,22 +59,6 @@ enum Naming {
     Remove(String),
 }
 
-/// What a fault is armed on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum On {
-    Read,
-    Write { short: bool },
-    Sync,
-}
-
-#[derive(Clone)]
-struct Fault {
-    on: On,
-    /// Operations of its kind until it strikes.
-    left: u64,
-    errno: i32,
-}
-
 impl Machine {
     pub(super) fn new(seed: u64, options: SimOptions) -> Self {
         Machine {
@@ -90,7 +76,7 @@ impl Machine {
             durable_names: BTreeMap::new(),
             name_changes: Vec::new(),
             lock: None,
-            faults: Vec::new(),
+            armed: Vec::new(),
             space_bytes: None,
             stats: SimStats::default(),
             trace: Vec::new(),
@@ -170,23 +156,7 @@ impl Machine {
     pub(super) fn restart(&mut self) {
         self.life += 1;
         self.running = true;
-        self.faults.clear();
-    }
-
-    pub(super) fn arm(&mut self, on: On, n: u64, errno: i32) {
-        self.faults.push(Fault { on, left: n, errno });
-    }
-
-    /// Counts an operation of this kind, and returns the fault that strikes it.
-    fn fault(&mut self, hits: impl Fn(On) -> bool) -> Option<Fault> {
-        for fault in self.faults.iter_mut().filter(|fault| hits(fault.on)) {
-            fault.left = fault.left.saturating_sub(1);
-        }
-        let index = self.faults.iter().position(|fault| hits(fault.on) && fault.left == 0)?;
-        self.stats.failures += 1;
-        let fault = self.faults.swap_remove(index);
-        self.note(|| format!("  fails with errno {}", fault.errno));
-        Some(fault)
+        self.armed.clear();
     }
 
     pub(super) fn inode(&mut self, id: u64) -> io::Result<&mut Inode> {
@@ -217,13 +187,19 @@ impl Machine {
             self.inode(id)?.refuse(op);
             return Err(error);
         }
-        if let Some(fault) = self.fault(|on| matches!(on, On::Write { .. })) {
-            let mut rng = Rng::new(self.rng.next());
-            let short = fault.on == On::Write { short: true };
-            self.inode(id)?.apply_failed(op, short, &mut rng);
-            return Err(errno(fault.errno));
+        match self.strike_write() {
+            Some(WriteFault::Fails { errno: code, short }) => {
+                let mut rng = Rng::new(self.rng.next());
+                self.inode(id)?.apply_failed(op, short, &mut rng);
+                return Err(errno(code));
+            }
+            Some(WriteFault::Misdirected) => {
+                self.misdirect(id, op, self.options.block_bytes as u64)?;
+            }
+            None => {}
         }
         self.inode(id)?.apply(op);
+        self.decay(id, range.start, len)?;
         if durable && self.options.flush_all {
             self.complete_write(id, op)?;
             let submitted_at = self.tick();
@@ -244,19 +220,19 @@ impl Machine {
     pub(super) fn apply_sync(&mut self, id: u64, submitted_at: u64) -> io::Result<()> {
         self.stats.syncs += 1;
         self.note(|| format!("sync file {id}"));
-        match self.fault(|on| on == On::Sync) {
-            None => self.inode(id)?.sync(submitted_at),
-            Some(fault) => {
-                self.inode(id)?.sync_failed(submitted_at);
-                return Err(errno(fault.errno));
-            }
+        let struck = self.strike(SimOp::Sync);
+        let inode = self.inode(id)?;
+        match struck {
+            Ok(()) => inode.sync(submitted_at),
+            Err(_) => inode.sync_failed(submitted_at),
         }
-        Ok(())
+        struck
     }
 
     pub(super) fn set_len(&mut self, id: u64, len: u64) -> io::Result<()> {
         self.stats.size_changes += 1;
         self.note(|| format!("set size of file {id} to {len}"));
+        self.strike(SimOp::SetLen)?;
         self.reserve(id, len)?;
         let op = self.tick();
         self.inode(id)?.set_len(op, len);
@@ -265,13 +241,12 @@ impl Machine {
 
     pub(super) fn read(&mut self, id: u64, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         self.stats.reads += 1;
-        if let Some(fault) = self.fault(|on| on == On::Read) {
-            return Err(errno(fault.errno));
-        }
+        self.strike(SimOp::Read)?;
         let inode = self.inode(id)?;
         let len = inode.visible.len.saturating_sub(offset).min(buf.len() as u64);
         if inode.is_bad(&(offset..offset + len)) {
             self.stats.failures += 1;
+            self.stats.latent_errors += 1;
             return Err(errno(libc::EIO));
         }
         inode.visible.read(offset, &mut buf[..len as usize]);
@@ -283,6 +258,7 @@ impl Machine {
             return Err(errno(libc::EEXIST));
         }
         self.stats.creates += 1;
+        self.strike(SimOp::Create)?;
         let id = self.tick();
         self.note(|| format!("create {name} as file {id}"));
         self.inodes.insert(id, Inode::default());
@@ -298,6 +274,7 @@ impl Machine {
         let id = self.open(from)?;
         self.stats.renames += 1;
         self.note(|| format!("rename {from} to {to}"));
+        self.strike(SimOp::Rename)?;
         if from != to {
             self.rename_in_place(Naming::Rename(from.to_owned(), to.to_owned()), id);
         }
@@ -308,6 +285,7 @@ impl Machine {
         let id = self.open(name)?;
         self.stats.removes += 1;
         self.note(|| format!("remove {name}"));
+        self.strike(SimOp::Remove)?;
         self.rename_in_place(Naming::Remove(name.to_owned()), id);
         Ok(())
     }
@@ -321,9 +299,9 @@ impl Machine {
     pub(super) fn sync_dir(&mut self) -> io::Result<()> {
         self.stats.dir_syncs += 1;
         self.note(|| "sync directory".to_owned());
-        if let Some(fault) = self.fault(|on| on == On::Sync) {
+        if let Err(error) = self.strike(SimOp::DirSync) {
             self.name_changes.iter_mut().for_each(|change| change.lost = true);
-            return Err(errno(fault.errno));
+            return Err(error);
         }
         let mut lost: Vec<NameChange> = Vec::new();
         for change in core::mem::take(&mut self.name_changes) {
@@ -376,16 +354,8 @@ impl Machine {
         alter: impl FnOnce(&mut [u8], usize),
     ) -> bool {
         let id = self.names.get(name).copied().unwrap_or(0);
-        let Some(inode) = self.inodes.get_mut(&id) else { return false };
-        if offset >= inode.visible.len {
-            return false;
-        }
-        let start = offset - offset % SECTOR_BYTES;
-        let mut sector = vec![0; SECTOR_BYTES.min(inode.visible.len - start) as usize];
-        inode.visible.read(start, &mut sector);
-        alter(&mut sector, (offset - start) as usize);
-        inode.put(start, &sector);
-        true
+        let inode = self.inodes.get_mut(&id);
+        inode.is_some_and(|inode| inode.alter(offset, alter))
     }
 
     pub(super) fn spoil(&mut self, name: &str, range: Range<u64>) -> bool {
@@ -407,6 +377,7 @@ impl Machine {
         match self.space_bytes {
             Some(space) if more > 0 && self.used_bytes() + more > space => {
                 self.stats.failures += 1;
+                self.stats.no_space += 1;
                 self.note(|| "  no space".to_owned());
                 Err(errno(libc::ENOSPC))
             }

@@ -27,22 +27,35 @@
 //! - **A failed sync** leaves what it covered visible and marked clean: no later sync makes it
 //!   durable, only writing it again does. A failed write has written nothing, a first part, or any
 //!   of its sectors; no sync makes them durable either.
+//! - **Failing operations**: every kind ([`SimOp`]) fails on command, once or from the N-th on, with
+//!   any errno ([`SimDisk::fail_at`], [`SimDisk::fail_from`]), or by chance ([`SimFaults`]). One that
+//!   fails did nothing, other than writes and syncs, as above. A short write is a write that failed
+//!   after its first part: finishing it is the business of the code below. A limit on the space
+//!   ([`SimDisk::set_space`]) fails with ENOSPC what would go beyond.
+//! - **Late completions**: operations of a queue are applied and completed in any order, in parts, at
+//!   any later time. Some are withheld for long ([`SimFaults::delays`]), while others, the
+//!   preparer, readers and producers go on; whoever waits for one alone outlasts it.
+//! - **Misdirected writes** ([`SimDisk::misdirect_write_at`]) succeed, and land on other whole blocks
+//!   of the same file or of another one, durable at once; where they should have gone, all is as it
+//!   was. That is also what a lost write is.
+//! - **Bits flip, sectors turn to noise** at rest, on command at any place, or by chance in what was just
+//!   written; no read tells.
 //! - **Latent errors**: a spoiled sector fails every read with EIO until it is written again.
-//!   Bytes may be flipped at rest.
 //! - **Misuse**: reads and writes that are not aligned to the block, in offset, length or address,
 //!   and operations beyond the queue's depth, fail with EINVAL.
 //!
-//! Operations of a queue are applied and completed in any order, at any later time, in parts.
-//! Not modelled: time; bytes that change while a write is in flight (they are copied at
-//! submission); a drive that lies about a sync; damage to sectors that nobody was writing, other
-//! than on command.
+//! Not modelled: time; bytes that change while a write is in flight (they are copied at submission);
+//! a drive that lies about a sync, other than by misdirecting a write; a read that is right the
+//! second time; clocks that jump; several processes at once.
 
 mod fate;
+mod faults;
 mod image;
 mod inode;
 mod machine;
 mod queue;
 mod rng;
+mod stats;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -52,8 +65,10 @@ use core::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Store;
-use machine::{Machine, On};
+pub use faults::{SimFaults, SimOp};
+use machine::Machine;
 use rng::Rng;
+pub use stats::SimStats;
 
 /// What tears: the smallest part of a write that is kept or dropped whole.
 const SECTOR_BYTES: u64 = 512;
@@ -76,41 +91,20 @@ pub struct SimOptions {
     pub flush_all: bool,
     /// Whether to keep a line for every operation: see [`SimDisk::trace`]. Default: no.
     pub trace: bool,
+    /// How often things go wrong by themselves. Default: never.
+    pub faults: SimFaults,
 }
 
 impl Default for SimOptions {
     fn default() -> Self {
-        SimOptions { block_bytes: 4096, depth: 1, flush_all: false, trace: false }
+        SimOptions {
+            block_bytes: 4096,
+            depth: 1,
+            flush_all: false,
+            trace: false,
+            faults: SimFaults::default(),
+        }
     }
-}
-
-/// What happened on a [`SimDisk`] since it was made.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-#[allow(missing_docs)]
-pub struct SimStats {
-    pub reads: u64,
-    pub writes: u64,
-    pub write_bytes: u64,
-    /// Of `writes`, those asked to be durable by themselves.
-    pub durable_writes: u64,
-    pub syncs: u64,
-    pub dir_syncs: u64,
-    pub size_changes: u64,
-    pub creates: u64,
-    pub renames: u64,
-    pub removes: u64,
-    pub locks: u64,
-    /// Operations that failed on command, or for want of space.
-    pub failures: u64,
-    pub crashes: u64,
-    pub kills: u64,
-    /// Pending writes, or parts of one, that a crash kept whole.
-    pub writes_kept: u64,
-    pub writes_dropped: u64,
-    pub writes_torn: u64,
-    pub sizes_dropped: u64,
-    pub names_dropped: u64,
 }
 
 impl SimDisk {
@@ -163,12 +157,13 @@ impl SimDisk {
         machine.restart();
     }
 
-    /// A copy of the machine as it is, whose process was killed and restarted. The two share
-    /// nothing.
+    /// A copy of the machine as it is, whose process was killed and restarted, and which counts
+    /// from zero. The two share nothing.
     pub fn fork(&self, seed: u64) -> SimDisk {
         let mut machine = self.machine().clone();
         machine.rng = Rng::new(seed);
         machine.crash_rng = Rng::new(!seed);
+        machine.stats = SimStats::default();
         if machine.running {
             machine.kill();
         }
@@ -194,26 +189,6 @@ impl SimDisk {
     /// The operations so far, a line each, where [`SimOptions::trace`] asks for them.
     pub fn trace(&self) -> Vec<String> {
         self.machine().trace.clone()
-    }
-
-    /// Lets the `n`-th write from now fail with `errno`; 1 is the next one.
-    pub fn fail_write_at(&self, n: u64, errno: i32) {
-        self.machine().arm(On::Write { short: false }, n, errno);
-    }
-
-    /// Lets the `n`-th write from now fail with `errno` after a first part of it was written.
-    pub fn short_write_at(&self, n: u64, errno: i32) {
-        self.machine().arm(On::Write { short: true }, n, errno);
-    }
-
-    /// Lets the `n`-th sync from now, of a file or of the directory, fail with `errno`.
-    pub fn fail_sync_at(&self, n: u64, errno: i32) {
-        self.machine().arm(On::Sync, n, errno);
-    }
-
-    /// Lets the `n`-th read from now fail with `errno`.
-    pub fn fail_read_at(&self, n: u64, errno: i32) {
-        self.machine().arm(On::Read, n, errno);
     }
 
     /// Limits the sizes of all files together: what would go beyond fails with ENOSPC. `None`
@@ -250,22 +225,31 @@ impl SimDisk {
 
     /// Flips the lowest bit of a byte at rest. Returns whether the file has that byte.
     pub fn flip(&self, name: &str, offset: u64) -> bool {
-        self.machine().alter_sector(name, offset, |sector, at| sector[at] ^= 1)
+        let mut machine = self.machine();
+        let flipped = machine.alter_sector(name, offset, |sector, at| sector[at] ^= 1);
+        machine.stats.flips += u64::from(flipped);
+        flipped
     }
 
     /// Fills the sector around `offset` with noise. Returns whether the file has that byte.
     pub fn corrupt_sector(&self, name: &str, offset: u64) -> bool {
         let mut machine = self.machine();
         let mut noise = Rng::new(machine.rng.next());
-        machine.alter_sector(name, offset, |sector, _| {
+        let corrupted = machine.alter_sector(name, offset, |sector, _| {
             sector.iter_mut().for_each(|byte| *byte = noise.next() as u8);
-        })
+        });
+        machine.stats.corrupted_sectors += u64::from(corrupted);
+        corrupted
     }
 
     /// Spoils the sectors that hold these bytes: reads fail with EIO until they are written again.
     /// Returns whether the file is there.
     pub fn spoil(&self, name: &str, offset: u64, len: u64) -> bool {
-        self.machine().spoil(name, offset..offset + len)
+        let mut machine = self.machine();
+        let is_there = machine.spoil(name, offset..offset + len);
+        let spoiled = sectors(&(offset..offset + len)).count() as u64;
+        machine.stats.spoiled_sectors += if is_there { spoiled } else { 0 };
+        is_there
     }
 
     /// A panic elsewhere does not make the machine's state wrong: each operation is applied whole.

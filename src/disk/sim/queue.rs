@@ -28,6 +28,10 @@ struct Flight {
     buf: Option<AlignedBuf>,
     /// Set once it was applied, or refused; its completion is not yet delivered then.
     result: Option<io::Result<()>>,
+    /// Order of submission.
+    number: u64,
+    /// Looks until it may go on.
+    held: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -65,7 +69,11 @@ impl Disk for SimQueue {
     }
 
     fn submit(&mut self, op: Op) {
-        let started = self.start(&mut self.disk.machine(), &op);
+        let (started, number, held) = {
+            let mut machine = self.disk.machine();
+            let started = self.start(&mut machine, &op);
+            (started, machine.tick(), machine.draw_delay())
+        };
         let (work, result) = match started {
             Ok(work) => (work, None),
             Err(error) => (Work::Sync { submitted_at: 0 }, Some(Err(error))),
@@ -74,10 +82,19 @@ impl Disk for SimQueue {
             OpKind::Write { buf, .. } => Some(buf),
             OpKind::Sync => None,
         };
-        self.flights.push(Flight { token: op.token, file: op.file, work, buf, result });
+        self.flights.push(Flight {
+            token: op.token,
+            file: op.file,
+            work,
+            buf,
+            result,
+            number,
+            held,
+        });
     }
 
     fn reap(&mut self, wait: bool, done: &mut Vec<Done>) {
+        self.look();
         let mut machine = self.disk.machine();
         let machine = &mut *machine;
         let mut finished = false;
@@ -86,13 +103,39 @@ impl Disk for SimQueue {
             if !must_go_on && machine.rng.chance(3, 8) {
                 break;
             }
-            let index = machine.rng.below(self.flights.len() as u64) as usize;
+            // Whoever waits outlasts what is withheld.
+            let least = self.flights.iter().map(|flight| flight.held).min().unwrap_or(0);
+            if least > 0 && !must_go_on {
+                break;
+            }
+            let free = |flight: &Flight| flight.held == least;
+            let frees: Vec<usize> =
+                (0..self.flights.len()).filter(|&index| free(&self.flights[index])).collect();
+            let index = frees[machine.rng.below(frees.len() as u64) as usize];
             if machine.check(self.life).is_err() || self.flights[index].advance(machine) {
                 let alive = machine.check(self.life).is_ok();
-                done.push(self.flights.swap_remove(index).finish(alive));
+                let flight = self.flights.swap_remove(index);
+                let is_early = self.flights.iter().any(|other| other.number < flight.number);
+                machine.stats.reordered += u64::from(is_early && alive);
+                done.push(flight.finish(alive));
                 finished = true;
             }
         }
+    }
+
+    fn reap_within(&mut self, _time: Duration, done: &mut Vec<Done>) {
+        if self.flights.iter().all(|flight| flight.held > 1) {
+            self.look();
+        } else {
+            self.reap(true, done);
+        }
+    }
+}
+
+impl SimQueue {
+    /// Some time passes.
+    fn look(&mut self) {
+        self.flights.iter_mut().for_each(|flight| flight.held = flight.held.saturating_sub(1));
     }
 }
 
@@ -145,6 +188,7 @@ impl Flight {
         if let (Work::Write { op, .. }, Ok(inode)) = (self.work, machine.inode(self.file.sim_id()))
         {
             inode.apply_part(op, &mut rng);
+            machine.stats.split += 1;
         }
     }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::faults::SimOp;
 use super::machine::{Machine, errno};
 use super::queue::SimQueue;
 use super::{SECTOR_BYTES, SimDisk};
@@ -62,7 +63,7 @@ impl Store for SimStore {
 
     fn lock(&self) -> Result<LockGuard, LockError> {
         let mut machine = self.disk.machine();
-        if let Err(error) = machine.check(self.life) {
+        if let Err(error) = machine.check(self.life).and_then(|()| machine.strike(SimOp::Lock)) {
             return Err(LockError::Io(IoError::new("lock", DIRECTORY, error)));
         }
         if machine.lock.is_some() {
@@ -76,14 +77,16 @@ impl Store for SimStore {
 
     fn lock_cursors(&self) -> Result<LockGuard, IoError> {
         // Steps are taken one at a time: nobody else can be at it.
-        let machine = self.disk.machine();
-        machine.check(self.life).map_err(|error| IoError::new("lock", DIRECTORY, error))?;
+        let mut machine = self.disk.machine();
+        let locked = machine.check(self.life).and_then(|()| machine.strike(SimOp::Lock));
+        locked.map_err(|error| IoError::new("lock", DIRECTORY, error))?;
         Ok(LockGuard(Box::new(())))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        let machine = self.disk.machine();
+        let mut machine = self.disk.machine();
         machine.check(self.life)?;
+        machine.strike(SimOp::List)?;
         Ok(machine.names.keys().cloned().collect())
     }
 
@@ -98,6 +101,7 @@ impl Store for SimStore {
         let mut machine = self.disk.machine();
         machine.check(self.life)?;
         let id = machine.open(name)?;
+        machine.strike(SimOp::Open)?;
         self.file(&mut machine, id, access)
     }
 

@@ -1,6 +1,7 @@
 //! One test for each rule of the fault model.
 
 mod crashes;
+mod faults;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -82,13 +82,13 @@ impl<'a> Life<'a> {
     }
 
     pub(super) fn may_lack_space(&self) -> bool {
-        self.plan.space.is_some() || self.plan.fault.is_some()
+        self.plan.space.is_some() || self.may_break()
     }
 
     // ---- reservations ----
 
     pub(super) fn reserve(&mut self) {
-        if self.held.len() >= 3 {
+        if self.held.len() >= 6 {
             return;
         }
         let most = if self.rng.one_in(6) { 9000 } else { INLINE_BYTES as u64 };

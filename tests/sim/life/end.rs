@@ -5,7 +5,7 @@ use std::time::Duration;
 use uringlog::sim::Turn;
 use uringlog::{AppendError, Lsn, WaitError};
 
-use super::{End, FaultKind, Life, Outcome};
+use super::{End, Life, Outcome};
 use crate::count;
 
 impl Life<'_> {
@@ -16,7 +16,7 @@ impl Life<'_> {
             return;
         }
         let Some(poison) = self.log.poison() else { return };
-        assert!(self.plan.fault.is_some(), "nothing failed: {poison}");
+        assert!(self.may_break(), "nothing failed: {poison}");
         self.poisoned = true;
         count::add(&count::POISONED);
         let (durable, acknowledged) = (self.log.durable_lsn(), self.log.acknowledged_lsn());
@@ -63,6 +63,8 @@ impl Life<'_> {
             if self.plan.end == End::Close {
                 self.close();
             } else {
+                // What failed works again.
+                self.world.disk.mend();
                 self.rest();
             }
             rested = !self.poisoned && !self.world.disk.crashed();
@@ -73,13 +75,12 @@ impl Life<'_> {
         // What was durable when the power went stays durable.
         let durable = self.log.durable_lsn().get();
         assert!(durable >= self.world.model.durable && durable <= self.world.model.last());
-        self.world.model.durable = durable;
+        self.world.model.moved(durable);
         Outcome {
             acknowledged: self.log.acknowledged_lsn().get(),
             rested,
             // A directory whose sync failed may never be what it seems.
-            may_be_killed: self.plan.fault.is_none_or(|fault| fault.kind != FaultKind::Sync)
-                || self.failed_in_writer(),
+            may_be_killed: !self.plan.may_lose_names() || self.failed_in_writer(),
         }
     }
 

@@ -24,7 +24,7 @@ impl Life<'_> {
     }
 
     fn may_fail(&self) -> bool {
-        self.world.disk.crashed() || self.plan.fault.is_some() || self.log.poison().is_some()
+        self.world.disk.crashed() || self.may_break() || self.log.poison().is_some()
     }
 
     fn trim(&mut self) {
@@ -33,6 +33,11 @@ impl Life<'_> {
             true => durable + 1 - self.rng.below(3).min(durable),
             false => self.rng.below(durable + 3),
         };
+        self.trim_before(before);
+    }
+
+    pub(super) fn trim_before(&mut self, before: u64) {
+        let durable = self.log.durable_lsn().get();
         let first = self.log.first_lsn().get();
         let positions = &self.world.model.cursors;
         let is_sure = positions.values().all(|positions| positions.len() == 1);
@@ -41,7 +46,9 @@ impl Life<'_> {
         match self.log.trim(Lsn::new(before)) {
             Ok(now) => {
                 let expected = before.min(allowed).max(first);
+                let is_sure = is_sure && !self.world.rotten;
                 let fits = now.get() == expected || (!is_sure && now.get() >= expected);
+                let fits = fits || self.world.rotten;
                 assert!(fits && now.get() <= before.max(first), "{now}, not {expected}: {before}");
                 assert_eq!(now, self.log.first_lsn());
                 self.world.model.first = now.get();
@@ -124,8 +131,15 @@ impl Life<'_> {
     }
 
     fn move_cursor(&mut self) {
+        let (first, durable) = (self.world.model.first, self.log.durable_lsn().get());
+        let to = first + self.rng.below(durable + 2 - first);
+        self.cursor_to(to);
+    }
+
+    pub(super) fn cursor_to(&mut self, to: u64) {
         let name = self.rng.pick(&CURSORS);
         let durable = self.log.durable_lsn().get();
+        let may_break = self.may_break();
         let model = &mut self.world.model;
         let first = model.first;
         let known = model.cursors.entry(name.to_owned()).or_insert_with(|| vec![None]);
@@ -138,10 +152,12 @@ impl Life<'_> {
         };
         let at = cursor.position().get();
         // After a trim that failed, the mark may say either.
-        let fits = known.contains(&Some(at)) || (self.plan.fault.is_some() && at > first);
+        let fits = known.contains(&Some(at)) || (may_break && at > first);
+        // A slot that went bad leaves an older position.
+        let fits = fits || self.world.rotten;
         assert!(fits, "cursor {name} at {at}: {known:?}");
         *known = vec![Some(at)];
-        let to = first + self.rng.below(durable + 2 - first);
+        let to = to.clamp(first, durable + 1);
         known.push(Some(to));
         let (moved, expected) = match self.rng.one_in(2) {
             true => (cursor.set(Lsn::new(to)), to),
@@ -196,7 +212,7 @@ impl Life<'_> {
         }
     }
 
-    fn read_back(&mut self) {
+    pub(super) fn read_back(&mut self) {
         let (first, durable) = (self.log.first_lsn().get(), self.log.durable_lsn().get());
         if durable < first {
             return;

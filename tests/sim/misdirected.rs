@@ -1,0 +1,129 @@
+//! A write that succeeds, and lands at another place: each write of a run, one at a time. Nothing wrong is
+//! ever read, and what a later batch vouches for is not lost in silence.
+
+use std::time::Duration;
+
+use uringlog::sim::{self, SimDisk, SimOptions, Stepper, Turn};
+use uringlog::{Log, Lsn, OpenError, Options, ReadError};
+
+const NOW_NS: u64 = 1_700_000_000_000_000_000;
+
+fn open(disk: &SimDisk) -> Result<(Log, Stepper), OpenError> {
+    let options = Options::new()
+        .segment_bytes(64 << 10)
+        .rings(1)
+        .ring_bytes(4 << 10)
+        .batch_bytes_max(64 << 10)
+        .large_bytes_max(64 << 10);
+    sim::open(disk, options, 5, NOW_NS)
+}
+
+fn settle(stepper: &mut Stepper) {
+    for _ in 0..60 {
+        if stepper.turn() == Turn::Ended {
+            break;
+        }
+        stepper.prepare();
+        stepper.advance(Duration::from_micros(10));
+    }
+}
+
+fn append(log: &Log, stepper: &mut Stepper, generation: u64, last: u64) {
+    while log.last_lsn().get() < last && log.poison().is_none() {
+        let payload = payload(generation, log.last_lsn().get() + 1);
+        if let Ok(ticket) = log.try_append(&payload) {
+            let _owned = ticket.into_owned();
+        }
+        settle(stepper);
+    }
+}
+
+fn payload(generation: u64, lsn: u64) -> Vec<u8> {
+    format!("{generation} {lsn} ").repeat(300).into_bytes()
+}
+
+/// Reads what there is. Whatever is returned is right.
+fn read(log: &Log, expected: impl Fn(u64) -> Vec<u8>) -> Result<u64, ReadError> {
+    let mut reader = log.reader(Lsn::NONE)?;
+    let mut last = 0;
+    while let Some(record) = reader.next_record()? {
+        last = record.lsn().get();
+        assert!(record.payload() == expected(last), "record {last} is another one");
+    }
+    Ok(last)
+}
+
+#[test]
+fn a_misdirected_batch_is_found() {
+    const RECORDS: u64 = 24;
+    let (mut damaged, mut whole) = (0, 0);
+    for at in 1..60 {
+        for seed in 0..4 {
+            let disk = SimDisk::new(seed, SimOptions::default());
+            let (log, mut stepper) = open(&disk).expect("a new log");
+            settle(&mut stepper);
+            disk.misdirect_write_at(at);
+            append(&log, &mut stepper, 0, RECORDS);
+            drop((log, stepper));
+            disk.restart();
+            let opened = open(&disk).map(|(log, _stepper)| {
+                assert!(log.last_lsn().get() >= RECORDS - 1, "more than the last one is gone");
+                (read(&log, |lsn| payload(0, lsn)), log.last_lsn().get())
+            });
+            match opened {
+                Ok((Ok(read), last)) => {
+                    assert_eq!(read, last, "a reader ends in silence");
+                    whole += 1;
+                }
+                Ok((Err(ReadError::Damaged(_)), _)) | Err(OpenError::Damaged(_)) => damaged += 1,
+                Ok((Err(error), _)) => panic!("write {at}: {error}"),
+                Err(error) => panic!("write {at}: {error}"),
+            }
+        }
+    }
+    assert!(damaged > 60 && whole > 20, "{damaged} damaged, {whole} whole");
+}
+
+/// The file of a segment that stood ready has a header with the same epoch already: where the new one
+/// goes elsewhere, the next opening would find what was cut.
+#[test]
+fn a_misdirected_write_undoes_no_truncation() {
+    let mut refused = 0;
+    for at in 1..12 {
+        for seed in 0..6 {
+            let disk = SimDisk::new(seed, SimOptions::default());
+            let (log, mut stepper) = open(&disk).expect("a new log");
+            settle(&mut stepper);
+            append(&log, &mut stepper, 0, 20);
+            settle(&mut stepper);
+            disk.misdirect_write_at(at);
+            let truncation = sim::truncate_after(&log, Lsn::new(7));
+            settle(&mut stepper);
+            let cut = truncation.result().expect("it is done");
+            refused += u64::from(cut.is_err());
+            assert_eq!(cut.is_err(), log.poison().is_some());
+            append(&log, &mut stepper, 1, 9);
+            drop((log, stepper));
+            disk.restart();
+            let expected = |lsn| payload(u64::from(cut.is_ok() && lsn > 7), lsn);
+            match open(&disk) {
+                Ok((log, _stepper)) => {
+                    let last = log.last_lsn().get();
+                    match cut {
+                        Ok(_) => assert!((7..=9).contains(&last), "write {at}: {last}"),
+                        Err(_) => assert!([7, 20].contains(&last), "write {at}: {last}"),
+                    }
+                    match read(&log, expected) {
+                        Ok(read) => assert_eq!(read, last, "a reader ends in silence"),
+                        Err(ReadError::Damaged(_)) => {}
+                        Err(error) => panic!("write {at}: {error}"),
+                    }
+                }
+                // It may have landed on the head of another segment.
+                Err(OpenError::Damaged(_) | OpenError::Foreign { .. }) => {}
+                Err(error) => panic!("write {at}: {error}"),
+            }
+        }
+    }
+    assert!(refused > 0, "the header's write was none of those");
+}
