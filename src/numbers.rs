@@ -51,11 +51,13 @@ impl Numbers {
 
     /// Takes `count` numbers and returns the first, or says why there are none. Wait-free.
     ///
-    /// Relaxed: the order of numbers is the modification order of this one atomic, which agrees with
-    /// every happens-before between appends; what the record holds is published by its slot.
+    /// Acquire: partner is the Release in `open`: who has a number from behind a truncation sees the
+    /// generation that came with it. The order of numbers needs none: it is the modification order of
+    /// this one atomic, which agrees with every happens-before between appends; what the record holds is
+    /// published by its slot.
     #[inline]
     pub(crate) fn take(&self, count: u64) -> Result<u64, Shut> {
-        let first = self.next.fetch_add(count, Ordering::Relaxed);
+        let first = self.next.fetch_add(count, Ordering::Acquire);
         if first & SHUT == 0 { Ok(first) } else { Err(self.why()) }
     }
 
@@ -102,7 +104,7 @@ impl Numbers {
             return;
         }
         self.reason.store(0, Ordering::Release);
-        // Release: partner is the Acquire in `last` and `shut_reason`. A swap, not a store, so that
+        // Release: partner is the Acquire in `take`, `last` and `shut_reason`. A swap, not a store, so that
         // in the one order of this atomic every refused attempt stands wholly before it or after.
         let held = self.held.swap(0, Ordering::AcqRel);
         self.next.swap(held, Ordering::AcqRel);
