@@ -77,6 +77,16 @@ impl Numbers {
         }
     }
 
+    /// As [`last`](Self::last), in a forked child: the writer is not there to finish what it was about to
+    /// do with the gate, so nothing is waited for. Refused attempts may count for a moment.
+    pub(crate) fn last_as_it_stands(&self) -> u64 {
+        let next = self.next.load(Ordering::Acquire);
+        match (next & SHUT, self.held.load(Ordering::Acquire)) {
+            (0, _) | (_, 0) => (next & !SHUT) - 1,
+            (_, held) => held - 1,
+        }
+    }
+
     /// Why the gate is shut, if it is.
     pub(crate) fn shut_reason(&self) -> Option<Shut> {
         (self.next.load(Ordering::Acquire) & SHUT != 0).then(|| self.why())
@@ -173,6 +183,19 @@ mod tests {
         assert_eq!(numbers.last(), 3);
         numbers.open();
         assert_eq!(numbers.take(1), Ok(4));
+    }
+
+    #[test]
+    fn a_gate_that_is_being_moved_is_not_waited_for_in_a_child() {
+        let numbers = Numbers::new(5);
+        assert_eq!(numbers.last_as_it_stands(), 4);
+        // The writer was forked away between its two stores.
+        numbers.next.fetch_or(SHUT, Ordering::Relaxed);
+        assert_eq!(numbers.last_as_it_stands(), 4);
+        numbers.shut(Shut::NoSpace);
+        numbers.held.store(5, Ordering::Relaxed);
+        assert_eq!(numbers.take(3), Err(Shut::NoSpace));
+        assert_eq!(numbers.last_as_it_stands(), 4);
     }
 
     #[test]
