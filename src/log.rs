@@ -471,7 +471,7 @@ impl Parts {
     }
 
     /// Starts the threads. The disk is made on the writer's own, as io_uring wants it.
-    fn start(self, options: Options) -> Result<Log, OpenError> {
+    pub(crate) fn start(self, options: Options) -> Result<Log, OpenError> {
         let Parts { shared, space, preparer, recovery, window_records, lock } = self;
         let memory_bytes_max = options.memory_bytes_max();
         let lock = Arc::new(lock);

@@ -16,7 +16,6 @@ mod common;
 use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -47,8 +46,6 @@ struct Field {
     /// The highest number that any append has returned.
     returned: AtomicU64,
     forgotten: AtomicU64,
-    /// First number: thread, index, and how many records. What was accepted.
-    accepted: Mutex<BTreeMap<u64, (u64, u64, u64)>>,
     acknowledged: AtomicU64,
 }
 
@@ -61,10 +58,10 @@ fn hammer(case: &Case, time: Duration, seed: u64) {
         stop: AtomicBool::new(false),
         returned: AtomicU64::new(0),
         forgotten: AtomicU64::new(0),
-        accepted: Mutex::default(),
         acknowledged: AtomicU64::new(0),
     };
     let over = AtomicBool::new(false);
+    let mut accepted = BTreeMap::new();
     let first = std::thread::scope(|scope| {
         let field = &field;
         scope.spawn(|| watch(&over, time + 2 * common::PATIENCE, &log));
@@ -76,18 +73,22 @@ fn hammer(case: &Case, time: Duration, seed: u64) {
             .collect();
         std::thread::sleep(time);
         let report = log.clone().close().unwrap();
-        producers.into_iter().for_each(|thread| thread.join().unwrap());
+        for thread in producers {
+            for (first, what) in thread.join().unwrap() {
+                let before = accepted.insert(first, what);
+                assert_eq!(before, None, "number {first} was given out twice");
+            }
+        }
         field.stop.store(true, Ordering::Release);
         others.into_iter().for_each(|thread| thread.join().unwrap());
         over.store(true, Ordering::Release);
         assert_eq!(report.last_lsn, log.durable_lsn());
         log.first_lsn().get()
     });
-    let Field { log: held, accepted, acknowledged, .. } = field;
+    let Field { log: held, acknowledged, .. } = field;
     let last = held.last_lsn().get();
     let stats = held.stats();
     drop((held, log));
-    let accepted = accepted.into_inner().unwrap();
     check(&case.open_with(options), &accepted, first, last);
     let acknowledged = acknowledged.load(Ordering::Relaxed);
     assert!(last > PRODUCERS && acknowledged > 0, "hardly anything happened");
@@ -133,7 +134,11 @@ fn is_whole(payload: &[u8]) -> bool {
 
 // ---- threads ----
 
-fn produce(field: &Field, id: u64, seed: u64) {
+/// What was accepted: its first number, and the thread, the first index, and how many records.
+type Accepted = (u64, (u64, u64, u64));
+
+fn produce(field: &Field, id: u64, seed: u64) -> Vec<Accepted> {
+    let mut accepted = Vec::new();
     let mut random = Random::new(seed * 1000 + id);
     let cores = cores();
     if id.is_multiple_of(8) {
@@ -152,14 +157,13 @@ fn produce(field: &Field, id: u64, seed: u64) {
         let (first, count) = match outcome {
             Ok(Some(numbers)) => numbers,
             Ok(None) => continue,
-            Err(AppendError::Closed) => return,
+            Err(AppendError::Closed) => return accepted,
             Err(AppendError::Full | AppendError::TimedOut) => continue,
             Err(error) => panic!("{error}"),
         };
         assert!(first > before, "{first} was given out after {before} had been returned");
         field.returned.fetch_max(first + count - 1, Ordering::Release);
-        let before = field.accepted.lock().unwrap().insert(first, (id, index, count));
-        assert_eq!(before, None, "number {first} was given out twice");
+        accepted.push((first, (id, index, count)));
         index += count;
     }
 }
