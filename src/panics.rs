@@ -183,7 +183,7 @@ fn panic_at(place: Place, choice: BackendChoice) {
         "waits for a ticket, as a task",
         Box::new(|log| {
             loop {
-                match log.append(b"task").map(|ticket| futures_executor::block_on(ticket)) {
+                match log.append(b"task").map(futures_executor::block_on) {
                     Ok(Ok(_)) => {}
                     Ok(Err(WaitError::Poisoned(_))) | Err(AppendError::Poisoned(_)) => return true,
                     _ => return false,
