@@ -16,7 +16,7 @@ use crate::mem::AlignedBuf;
 use crate::numbers::Shut;
 use crate::ring::{Claim, Meta, Ring, SlotState};
 use crate::shared::{ASK_ROOM, ASK_SPACE, Shared};
-use crate::sync::{Ordering, fence};
+use crate::sync::Ordering;
 use crate::ticket::Ticket;
 
 /// How long an append waits for room.
@@ -308,11 +308,7 @@ impl Drop for RingSpace<'_> {
 /// Gives a claim up.
 #[cold]
 fn abort(shared: &Shared, ring: &Ring, claim: Claim) {
-    ring.abort(claim);
-    // Partner: the fence in `wait_for_space`. Orders the abort before the look at the count.
-    fence(Ordering::SeqCst);
-    // The space comes back only when the writer is asked to look for it.
-    if shared.rings.is_waited_for() {
+    if shared.rings.abort(ring, claim) {
         shared.ask(ASK_ROOM);
     }
 }

@@ -46,12 +46,13 @@ impl Doorbell {
     /// Sleeps until rung or until the time is over, unless `work_is_there` says that there is
     /// something to do. Only one thread may call this.
     pub(crate) fn sleep(&self, timeout: Option<Duration>, work_is_there: impl FnOnce() -> bool) {
-        self.state.word().store(ASLEEP, Ordering::Relaxed);
+        // A swap, not a store, so that the models can tell its place among the ringers' swaps.
+        self.state.word().swap(ASLEEP, Ordering::Relaxed);
         // Partner: the fence in `ring`. Orders the store above before the look for work.
         fence(Ordering::SeqCst);
         if !work_is_there() {
             self.state.wait(ASLEEP, timeout);
         }
-        self.state.word().store(AWAKE, Ordering::Relaxed);
+        self.state.word().swap(AWAKE, Ordering::Relaxed);
     }
 }

@@ -14,6 +14,7 @@ use std::collections::BinaryHeap;
 use crate::batch::{BatchBuilder, Large};
 use crate::frame::{BATCH_HEADER_BYTES, TableEntry};
 use crate::frame::{TABLE_ENTRY_BYTES, table_offset};
+use crate::numbers::Numbers;
 use crate::ring::{Meta, SlotState, UNIT_BYTES};
 use crate::rings::RingSet;
 
@@ -69,6 +70,12 @@ impl Drain {
     pub(crate) fn rewind(&mut self, next_lsn: u64) {
         debug_assert!(!self.window.is_occupied());
         self.next_lsn = next_lsn;
+    }
+
+    /// Whether everything that has a number was emitted. While the gate is shut, that stays so: the
+    /// log may end, or be cut, then and not before.
+    pub(crate) fn has_all(&self, numbers: &Numbers) -> bool {
+        self.next_lsn > numbers.last()
     }
 
     pub(crate) fn stats(&self) -> DrainStats {

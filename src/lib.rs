@@ -88,6 +88,8 @@ mod mem;
 mod models;
 mod numbers;
 mod options;
+#[cfg(all(test, not(uringlog_loom)))]
+mod panics;
 mod preparer;
 mod read;
 mod recovery;

@@ -38,8 +38,11 @@ use crate::writer::Writer;
 /// write everything that was accepted. Readers and tickets
 /// do not keep it open.
 ///
-/// A forked child must not use the log of its parent: appending, waiting and closing return an error
-/// there. While such a child lives without `exec`, it keeps the directory locked if the parent is
+/// No call may be made in a signal handler: it may interrupt a thread inside the same log.
+///
+/// A forked child must not use the log of its parent: appending, waiting, following, trimming, cutting,
+/// cursors and closing return an error there, and dropping handles, tickets and reservations does nothing
+/// to the log. A reader goes on; one that the child opens itself is better. While such a child lives without `exec`, it keeps the directory locked if the parent is
 /// killed.
 #[derive(Clone)]
 pub struct Log {
@@ -151,6 +154,9 @@ impl Log {
     /// # Errors
     /// A write or sync failed, now or earlier: [`WaitError`].
     pub fn sync(&self) -> Result<Lsn, WaitError> {
+        if self.handle.shared.fork.forked() {
+            return Err(WaitError::Forked);
+        }
         let last = self.last_lsn();
         self.wait_durable(last)?;
         Ok(last)
@@ -168,7 +174,11 @@ impl Log {
 
     /// The last number given out; [`Lsn::NONE`] for an empty log.
     pub fn last_lsn(&self) -> Lsn {
-        Lsn::new(self.handle.shared.numbers.last())
+        let shared = &self.handle.shared;
+        Lsn::new(match shared.fork.forked() {
+            false => shared.numbers.last(),
+            true => shared.numbers.last_as_it_stands(),
+        })
     }
 
     /// Blocks until `lsn` is durable. A number not given out yet is waited for too.
@@ -461,7 +471,7 @@ impl Parts {
     }
 
     /// Starts the threads. The disk is made on the writer's own, as io_uring wants it.
-    fn start(self, options: Options) -> Result<Log, OpenError> {
+    pub(crate) fn start(self, options: Options) -> Result<Log, OpenError> {
         let Parts { shared, space, preparer, recovery, window_records, lock } = self;
         let memory_bytes_max = options.memory_bytes_max();
         let lock = Arc::new(lock);

@@ -1,9 +1,14 @@
-//! Loom models of the lock-free parts: the ring, the number line, the doorbell, the waiters. Each runs
-//! the very code of the library through every interleaving, and through every value that a weak
+//! Loom models of the lock-free parts: the ring, the number line, the doorbell, the waiters; the end of
+//! the log and its truncation ([`writer`]), waiting for room ([`space`]), waiting as a task ([`tasks`]).
+//! Each runs the very code of the library through every interleaving, and through every value that a weak
 //! memory order allows to be read; a comment lists the legal outcomes.
 //!
 //! Run: `RUSTFLAGS="--cfg uringlog_loom" cargo test --release --lib models`
 #![allow(unsafe_code)]
+
+mod space;
+mod tasks;
+mod writer;
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};

@@ -51,11 +51,13 @@ impl Numbers {
 
     /// Takes `count` numbers and returns the first, or says why there are none. Wait-free.
     ///
-    /// Relaxed: the order of numbers is the modification order of this one atomic, which agrees with
-    /// every happens-before between appends; what the record holds is published by its slot.
+    /// Acquire: partner is the Release in `open`: who has a number from behind a truncation sees the
+    /// generation that came with it. The order of numbers needs none: it is the modification order of
+    /// this one atomic, which agrees with every happens-before between appends; what the record holds is
+    /// published by its slot.
     #[inline]
     pub(crate) fn take(&self, count: u64) -> Result<u64, Shut> {
-        let first = self.next.fetch_add(count, Ordering::Relaxed);
+        let first = self.next.fetch_add(count, Ordering::Acquire);
         if first & SHUT == 0 { Ok(first) } else { Err(self.why()) }
     }
 
@@ -72,6 +74,16 @@ impl Numbers {
                 0 => yield_now(),
                 held => return held - 1,
             }
+        }
+    }
+
+    /// As [`last`](Self::last), in a forked child: the writer is not there to finish what it was about to
+    /// do with the gate, so nothing is waited for. Refused attempts may count for a moment.
+    pub(crate) fn last_as_it_stands(&self) -> u64 {
+        let next = self.next.load(Ordering::Acquire);
+        match (next & SHUT, self.held.load(Ordering::Acquire)) {
+            (0, _) | (_, 0) => (next & !SHUT) - 1,
+            (_, held) => held - 1,
         }
     }
 
@@ -102,7 +114,7 @@ impl Numbers {
             return;
         }
         self.reason.store(0, Ordering::Release);
-        // Release: partner is the Acquire in `last` and `shut_reason`. A swap, not a store, so that
+        // Release: partner is the Acquire in `take`, `last` and `shut_reason`. A swap, not a store, so that
         // in the one order of this atomic every refused attempt stands wholly before it or after.
         let held = self.held.swap(0, Ordering::AcqRel);
         self.next.swap(held, Ordering::AcqRel);
@@ -171,6 +183,19 @@ mod tests {
         assert_eq!(numbers.last(), 3);
         numbers.open();
         assert_eq!(numbers.take(1), Ok(4));
+    }
+
+    #[test]
+    fn a_gate_that_is_being_moved_is_not_waited_for_in_a_child() {
+        let numbers = Numbers::new(5);
+        assert_eq!(numbers.last_as_it_stands(), 4);
+        // The writer was forked away between its two stores.
+        numbers.next.fetch_or(SHUT, Ordering::Relaxed);
+        assert_eq!(numbers.last_as_it_stands(), 4);
+        numbers.shut(Shut::NoSpace);
+        numbers.held.store(5, Ordering::Relaxed);
+        assert_eq!(numbers.take(3), Err(Shut::NoSpace));
+        assert_eq!(numbers.last_as_it_stands(), 4);
     }
 
     #[test]

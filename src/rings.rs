@@ -80,6 +80,15 @@ impl RingSet {
         })
     }
 
+    /// Gives up a claim in one of these rings. Returns whether a producer waits for its space: that
+    /// comes back only when the writer is asked to look for it.
+    pub(crate) fn abort(&self, ring: &Ring, claim: Claim) -> bool {
+        ring.abort(claim);
+        // Partner: the fence in `wait_for_space`. Orders the abort before the look at the count.
+        fence(Ordering::SeqCst);
+        self.is_waited_for()
+    }
+
     fn lane(&self, lane: usize) -> Option<&Ring> {
         // Acquire: partner is the Release in `retire`. A lane's ring is always made before.
         let id = self.lanes[lane].load(Ordering::Acquire) as usize;

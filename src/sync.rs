@@ -41,6 +41,7 @@ mod imp {
     }
 
     pub(crate) use core::cell::UnsafeCell;
+    pub(crate) use std::sync::{Mutex, MutexGuard};
     pub(crate) use std::thread::yield_now;
 }
 
@@ -52,7 +53,8 @@ mod imp {
 
     use std::time::Duration;
 
-    use loom::sync::{Condvar, Mutex};
+    use loom::sync::Condvar;
+    pub(crate) use loom::sync::{Mutex, MutexGuard};
 
     /// The futex as loom can see it: the word, and a condition variable behind it. Time does not
     /// exist in a model: a timeout is ignored.

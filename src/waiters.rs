@@ -7,12 +7,12 @@ use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::commit::{Commit, Level};
 use crate::error::WaitError;
-use crate::sync::{AtomicPtr, Futex, Ordering};
+use crate::sync::{AtomicPtr, Futex, Mutex, MutexGuard, Ordering};
 
 /// The writer's side: nodes taken from the stack, by number.
 #[derive(Default)]

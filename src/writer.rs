@@ -13,6 +13,8 @@
 //!   ([`Space`](crate::space::Space)).
 
 mod submit;
+#[cfg(all(test, feature = "sim", not(uringlog_loom)))]
+mod tests;
 mod truncate;
 
 use std::collections::VecDeque;
@@ -474,7 +476,7 @@ impl Writer {
         // While the gate is shut for want of space, everything accepted goes into full batches: the
         // reserve was reckoned so. Those who have a number are about to publish; one that is
         // preempted just then holds up what is before its number for a moment only.
-        let some_are_missing = self.drain.next_lsn() <= self.shared.numbers.last();
+        let some_are_missing = !self.drain.has_all(&self.shared.numbers);
         if self.space.is_gate_shut() && !self.space.is_waiting() && some_are_missing {
             let now = self.shared.clock.now_ns();
             if now.saturating_sub(*self.linger.at_gate_since_ns.get_or_insert(now)) < GATE_LINGER_NS
@@ -547,7 +549,7 @@ impl Writer {
             // It waits for a segment; the preparer rings.
             return Next::Sleep(None);
         }
-        let drained = self.drain.next_lsn() > self.shared.numbers.last();
+        let drained = self.drain.has_all(&self.shared.numbers);
         if self.truncating {
             return self.truncate(drained);
         }

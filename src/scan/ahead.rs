@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::disk::File;
+use crate::fork::ForkGuard;
 use crate::mem::AlignedBuf;
 
 /// Bytes of one read: enough for the device to be busy with many requests at once.
@@ -25,6 +26,8 @@ pub(super) struct Ahead {
     /// What is still to be asked for, in order.
     plan: VecDeque<Extent>,
     spare: Vec<AlignedBuf>,
+    /// A forked child has the reader, but not its thread: there nothing comes.
+    fork: ForkGuard,
 }
 
 /// A part of a file that will not change any more.
@@ -59,7 +62,14 @@ impl Ahead {
         std::thread::Builder::new()
             .name("uringlog-read".to_owned())
             .spawn(move || serve(&asked, &sender))?;
-        Ok(Ahead { requests, pieces, asked: VecDeque::new(), plan: VecDeque::new(), spare })
+        Ok(Ahead {
+            requests,
+            pieces,
+            asked: VecDeque::new(),
+            plan: VecDeque::new(),
+            spare,
+            fork: ForkGuard::new(),
+        })
     }
 
     /// Adds to what is to come.
@@ -86,6 +96,9 @@ impl Ahead {
         start: u64,
         io_block_bytes: usize,
     ) -> Option<Piece> {
+        if self.fork.forked() {
+            return None;
+        }
         self.ask(io_block_bytes);
         let (next, at) = self.asked.pop_front()?;
         if !Arc::ptr_eq(&next, file) || at != start {
@@ -115,6 +128,16 @@ impl Ahead {
             self.asked.push_back((file.clone(), start));
             // A thread that is gone gives no piece; then the reader reads itself.
             let _thread_gone = self.requests.send(Request { file, start, len, buf });
+        }
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        if self.fork.forked() {
+            // The thread may have stood in the middle of either channel, and never goes on here.
+            core::mem::forget(core::mem::replace(&mut self.requests, channel().0));
+            core::mem::forget(core::mem::replace(&mut self.pieces, channel().1));
         }
     }
 }
