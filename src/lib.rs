@@ -111,6 +111,7 @@ mod testing;
 mod ticket;
 mod timing;
 mod truncate;
+mod verify;
 mod waiters;
 mod writer;
 
@@ -134,3 +135,4 @@ pub use stats::{Housekeeping, Job, Stall, Stats};
 pub use ticket::{OwnedTicket, Ticket};
 pub use timing::BatchTiming;
 pub use truncate::TruncateError;
+pub use verify::{Finding, FindingKind, Lost, VerifyReport, salvage, verify};

@@ -1,7 +1,8 @@
 //! The command `uringlog`: puts lines into a log, gets them out, looks at a log, and measures the
 //! machine's own disk.
 //!
-//! [`append`], [`cat`], [`tail`], [`trim`], [`cursor`], [`info`] and [`mod@bench`] each own one subcommand; [`exit`] owns what the
+//! [`append`], [`cat`], [`tail`], [`trim`], [`cursor`], [`info`], [`verify`]
+//! and [`mod@bench`] each own one subcommand; [`exit`] owns what the
 //! process ends with, [`signals`] how Ctrl-C reaches a command.
 #![deny(unsafe_code)]
 
@@ -19,6 +20,7 @@ mod signals;
 mod tail;
 mod trim;
 mod units;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Command::Trim(args) => trim::run(args),
         Command::Cursor(args) => cursor::run(args),
         Command::Info(args) => info::run(args),
+        Command::Verify(args) => verify::run(args),
         Command::Bench(args) => bench::run(args),
     };
     exit::code(result)
@@ -69,6 +72,8 @@ enum Command {
     Cursor(cursor::Args),
     /// Describes a log: numbers, segments, sizes, torn tail, writer, memory
     Info(info::Args),
+    /// Reads and checks all of a log, past damage too, and says what is lost
+    Verify(verify::Args),
     /// Measures this machine's disk through a log and beside it with a bare loop
     Bench(bench::args::Args),
 }

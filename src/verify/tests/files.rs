@@ -1,0 +1,1 @@
+//! Whole files: missing, swapped, cut, strayed; the mark and cursors.
