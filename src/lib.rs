@@ -73,6 +73,7 @@ mod cursor;
 mod disk;
 mod doorbell;
 mod drain;
+mod dump;
 mod error;
 mod extent;
 mod follow;
@@ -91,6 +92,7 @@ mod options;
 mod preparer;
 mod read;
 mod recovery;
+mod repair;
 mod retention;
 mod ring;
 mod rings;
@@ -118,6 +120,7 @@ mod writer;
 pub use append::Reservation;
 pub use cursor::{Cursor, CursorError, CursorInfo, cursors, remove_cursor};
 pub use disk::{Backend, BackendInfo, DeviceFacts, Method, MethodProbe};
+pub use dump::{DumpOptions, DumpPiece, DumpValue, dump};
 pub use error::{
     AppendError, CloseError, Damage, IoError, LockHolder, OpenError, Poison, ReadError, WaitError,
 };
@@ -130,6 +133,7 @@ pub use read::{BackReader, Reader, Record};
 pub use recovery::{
     Inspection, RecoveryReport, SegmentInfo, SegmentState, TornTail, inspect_dir as inspect,
 };
+pub use repair::{Keep, RepairError, RepairOptions, RepairReport, RepairStep, plan_repair, repair};
 pub use retention::{SpaceReport, TrimError};
 pub use stats::{Housekeeping, Job, Stall, Stats};
 pub use ticket::{OwnedTicket, Ticket};

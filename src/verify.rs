@@ -9,7 +9,7 @@ pub(crate) mod census;
 pub(crate) mod patient;
 mod report;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(crate) mod walk;
 
 use std::path::Path;
@@ -130,7 +130,6 @@ pub(crate) struct Look {
     pub(crate) walked: Walked,
     /// The first record that the log should hold.
     pub(crate) first_lsn: u64,
-    pub(crate) torn: Option<Hole>,
     unsteady: bool,
 }
 
@@ -156,6 +155,11 @@ fn first_of(census: &Census) -> Option<u64> {
 }
 
 impl Look {
+    /// Whether files came and went all the time.
+    pub(crate) fn is_unsteady(&self) -> bool {
+        self.unsteady
+    }
+
     fn at(store: &dyn Store) -> Result<Look, ReadError> {
         let mut census = Census::take(store)?;
         let mut walked = walk::walk(store, &census, first_of(&census), &mut |_, _| true)?;
@@ -178,7 +182,7 @@ impl Look {
                 lost: None,
             });
         }
-        let mut look = Look { census, findings, walked, first_lsn, torn, unsteady: false };
+        let mut look = Look { census, findings, walked, first_lsn, unsteady: false };
         look.check_closed(store);
         look.check_cursors(store)?;
         look.name_holes(store);
@@ -225,8 +229,8 @@ impl Look {
             detail,
             is_certain: true,
             before: end,
+            clean_before: self.walked.clean_from.take(),
         };
-        self.walked.clean_from = None;
         self.walked.holes.push(hole);
     }
 
@@ -324,7 +328,7 @@ impl Hole {
 }
 
 /// Truncations that the log has seen, by its last segment.
-fn generation_of(census: &Census) -> u64 {
+pub(crate) fn generation_of(census: &Census) -> u64 {
     let last = census.segments.iter().rev().find_map(Found::header);
     last.map_or(census.mark.generation, |header| header.generation)
 }

@@ -9,7 +9,6 @@ use crate::verify::{FindingKind, slot_trouble};
 
 /// What a cursor's file is like.
 pub(crate) struct Examined {
-    pub(crate) name: String,
     pub(crate) file: String,
     pub(crate) slots: [Found; 2],
     /// Of another log.
@@ -33,7 +32,7 @@ pub(crate) fn examine(store: &dyn Store, log_id: Option<LogId>) -> Result<Vec<Ex
             .max_by_key(|slot| slot.sequence);
         let position = newest.and_then(|slot| get_position(&slot.content));
         let foreign = newest.map(|slot| slot.log_id).filter(|id| Some(*id) != log_id);
-        all.push(Examined { name, file, slots, foreign, position });
+        all.push(Examined { file, slots, foreign, position });
     }
     Ok(all)
 }

@@ -37,6 +37,8 @@ pub(crate) struct Walked {
     pub(crate) vouched_lsn: u64,
     /// Behind the last intact batch.
     pub(crate) end: Place,
+    /// The latest clock of any.
+    pub(crate) wall_ns: u64,
     /// The first record that was met, or that a header speaks of.
     pub(crate) anchor_lsn: Option<u64>,
     /// The first segment behind the last hole that begins with an intact batch, and the number of that.
@@ -44,6 +46,8 @@ pub(crate) struct Walked {
     pub(crate) mends: Vec<Mend>,
     /// Bytes that belong to nothing, where nothing is missing.
     pub(crate) odd: Vec<(u64, u64, String)>,
+    /// Segments without a readable header that begin with an intact batch, and the offset of that.
+    pub(crate) first_batches: Vec<(u64, u64)>,
     /// Blocks that the device does not give, by segment and offset.
     pub(crate) unreadable: Vec<(u64, u64, String)>,
 }
@@ -79,6 +83,8 @@ pub(crate) struct Hole {
     pub(crate) is_certain: bool,
     /// Behind the last intact batch before it.
     pub(crate) before: Place,
+    /// [`Walked::clean_from`] as it was before it.
+    pub(crate) clean_before: Option<(u64, u64)>,
 }
 
 /// Something that can be written anew without any loss.
@@ -112,6 +118,9 @@ impl Walked {
         self.holes.extend(certain.map(|hole| Hole { before: torn.before, last: None, ..hole }));
         self.runs.retain(|run| run.first < torn.first);
         self.end = torn.before;
+        if self.holes.last().is_none_or(|hole| hole.before != torn.before) {
+            self.clean_from = torn.clean_before;
+        }
         Some(torn)
     }
 }
@@ -131,6 +140,7 @@ pub(crate) fn walk(
         crc: None,
         suspect: None,
         first_lsn: first_lsn.unwrap_or(1),
+        knows_first: first_lsn.is_some(),
         walked: Walked {
             segments: 0,
             batches: 0,
@@ -140,10 +150,12 @@ pub(crate) fn walk(
             holes_left_out: 0,
             vouched_lsn: first_lsn.unwrap_or(1) - 1,
             end: Place { epoch: first_epoch, offset: 0, link: None },
+            wall_ns: 0,
             anchor_lsn: None,
             clean_from: None,
             mends: Vec::new(),
             odd: Vec::new(),
+            first_batches: Vec::new(),
             unreadable: Vec::new(),
         },
         is_guess: false,
@@ -168,7 +180,9 @@ struct Walker<'a> {
     crc: Option<u32>,
     /// Where something may be missing: it is, if what follows does not fit what came before.
     suspect: Option<Suspect>,
+    /// The log's first record: what a batch met first says, where the mark does not.
     first_lsn: u64,
+    knows_first: bool,
     walked: Walked,
     /// Whether the segment's header is not known.
     is_guess: bool,
@@ -262,8 +276,7 @@ impl Walker<'_> {
         self.walked.vouched_lsn = self.walked.vouched_lsn.max(header.first_lsn - 1);
         let crc = header.resume.map(|resume| resume.prev_batch_crc);
         let fits = match self.next {
-            // The log may start behind the start of its first segment.
-            _ if self.walked.anchor_lsn.is_none() => header.first_lsn <= self.first_lsn,
+            _ if self.walked.anchor_lsn.is_none() => self.may_start_at(header.first_lsn),
             Some(next) => next == header.first_lsn,
             None => true,
         };
@@ -272,10 +285,20 @@ impl Walker<'_> {
         self.crc = if header.first_lsn == 1 { crc.or(Some(0)) } else { crc };
     }
 
+    /// Whether the log may begin with this number: it may start behind the start of its first segment.
+    fn may_start_at(&self, lsn: u64) -> bool {
+        !self.knows_first || lsn <= self.first_lsn
+    }
+
     /// A number was met that is known to stand here: what does not fit before it is a hole.
     fn met(&mut self, epoch: u64, offset: u64, first: u64, fits: bool) {
         let suspect = self.suspect.take();
         let anchored = self.walked.anchor_lsn.is_some();
+        let fits = fits || !(anchored || self.knows_first);
+        if !anchored && !self.knows_first {
+            // What stood before was trimmed or is lost, and nothing tells which.
+            self.first_lsn = first;
+        }
         self.walked.anchor_lsn.get_or_insert(first);
         if fits && suspect.as_ref().is_none_or(|suspect| !suspect.is_certain) {
             if let Some(odd) = suspect.filter(|_| self.walked.odd.len() < HOLES_MAX) {
@@ -416,7 +439,7 @@ impl Walker<'_> {
     fn take(&mut self, segment: &Segment, batch: &Placed, is_first: bool) {
         let header = &batch.header;
         let fits = match (self.next, self.crc) {
-            _ if self.walked.anchor_lsn.is_none() => header.first_lsn <= self.first_lsn,
+            _ if self.walked.anchor_lsn.is_none() => self.may_start_at(header.first_lsn),
             (Some(next), crc) => {
                 next == header.first_lsn && crc.is_none_or(|crc| crc == header.prev_crc)
             }
@@ -425,10 +448,14 @@ impl Walker<'_> {
         self.met(header.context.epoch, header.offset, header.first_lsn, fits);
         let walked = &mut self.walked;
         self.bare = None;
+        if is_first && self.is_guess && fits {
+            walked.first_batches.push((segment.epoch, header.offset));
+        }
         if is_first && walked.clean_from.is_none() && !self.is_guess {
             walked.clean_from = Some((segment.epoch, header.first_lsn));
         }
         walked.batches += 1;
+        walked.wall_ns = walked.wall_ns.max(header.wall_ns);
         walked.vouched_lsn = walked.vouched_lsn.max(header.synced_lsn);
         walked.end = Place {
             epoch: segment.epoch,
@@ -525,13 +552,14 @@ impl Walker<'_> {
         let first = self.next.unwrap_or(self.first_lsn).max(self.first_lsn);
         let last = last.or(header_last);
         let before = self.walked.end;
-        self.walked.clean_from = None;
+        let clean_before = self.walked.clean_from.take();
         self.broke = true;
         if self.walked.holes.len() >= HOLES_MAX {
             self.walked.holes_left_out += 1;
             return;
         }
-        self.walked.holes.push(Hole { epoch, offset, first, last, detail, is_certain, before });
+        let hole = Hole { epoch, offset, first, last, detail, is_certain, before, clean_before };
+        self.walked.holes.push(hole);
     }
 
     /// At the end of the log: what is still suspect is a torn tail, or damage.

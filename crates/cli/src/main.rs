@@ -1,8 +1,8 @@
 //! The command `uringlog`: puts lines into a log, gets them out, looks at a log, and measures the
 //! machine's own disk.
 //!
-//! [`append`], [`cat`], [`tail`], [`trim`], [`cursor`], [`info`], [`verify`]
-//! and [`mod@bench`] each own one subcommand; [`exit`] owns what the
+//! [`append`], [`cat`], [`tail`], [`trim`], [`cursor`], [`info`], [`verify`],
+//! [`repair`], [`dump`] and [`mod@bench`] each own one subcommand; [`exit`] owns what the
 //! process ends with, [`signals`] how Ctrl-C reaches a command.
 #![deny(unsafe_code)]
 
@@ -11,11 +11,13 @@ mod bench;
 mod cat;
 mod choices;
 mod cursor;
+mod dump;
 mod exit;
 mod info;
 mod lines;
 mod newline;
 mod records;
+mod repair;
 mod signals;
 mod tail;
 mod trim;
@@ -39,6 +41,8 @@ fn main() -> ExitCode {
         Command::Cursor(args) => cursor::run(args),
         Command::Info(args) => info::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Repair(args) => repair::run(args),
+        Command::Dump(args) => dump::run(args),
         Command::Bench(args) => bench::run(args),
     };
     exit::code(result)
@@ -74,6 +78,10 @@ enum Command {
     Info(info::Args),
     /// Reads and checks all of a log, past damage too, and says what is lost
     Verify(verify::Args),
+    /// Says how a damaged log can be made whole, and does it with --yes; keeps a copy
+    Repair(repair::Args),
+    /// Prints what stands in a log's files, intact or not
+    Dump(dump::Args),
     /// Measures this machine's disk through a log and beside it with a bare loop
     Bench(bench::args::Args),
 }
