@@ -183,10 +183,31 @@ impl Look {
             });
         }
         let mut look = Look { census, findings, walked, first_lsn, unsteady: false };
+        look.place_misplaced();
         look.check_closed(store);
         look.check_cursors(store)?;
         look.name_holes(store);
         Ok(look)
+    }
+
+    /// What stands under another name is not lost, as long as nothing else is missing.
+    fn place_misplaced(&mut self) {
+        let missing = |epoch: u64| {
+            let found = self.census.segments.iter().find(|found| found.epoch == epoch);
+            found.is_some_and(|found| matches!(found.head, Head::Missing))
+        };
+        let place = |epoch| self.census.misplaced.iter().find(|(_, is)| *is == epoch);
+        let mut holes: Vec<&mut Hole> =
+            self.walked.holes.iter_mut().filter(|hole| missing(hole.epoch)).collect();
+        if holes.iter().any(|hole| place(hole.epoch).is_none()) {
+            return;
+        }
+        for hole in &mut holes {
+            if let Some((name, _)) = place(hole.epoch) {
+                hole.last = Some(hole.first - 1);
+                hole.detail = format!("the segment stands under another name, {name}");
+            }
+        }
     }
 
     /// The mark may say where the log ended when it was closed. Then it goes at least so far.
@@ -221,6 +242,7 @@ impl Look {
             return;
         }
         let next = end.link.map_or(self.first_lsn, |(_, next)| next);
+        let detail = format!("{detail}: records from {next} on are lost, if there were any");
         let hole = Hole {
             epoch: closed.epoch,
             offset: if end.epoch == closed.epoch { end.offset } else { 0 },

@@ -22,11 +22,13 @@ use crate::recovery::rewrite::{self, Rest};
 use crate::segment::{self, Filler, Segment, TMP_SUFFIX};
 use crate::slots::{Kind, SlotFile};
 use crate::truncate::TRUNCATION_TMP;
+use crate::verify::census::MISPLACED_SUFFIX;
 use crate::verify::patient::PatientFile;
 use crate::verify::walk::{Aligned, mended_batch};
 
 /// Does everything that the plan says.
 pub(super) fn carry_out(store: &dyn Store, plan: &Plan) -> Result<(), RepairError> {
+    put_back(store, &plan.steps)?;
     for step in &plan.steps {
         match step {
             Step::Header { epoch, header, copies } => {
@@ -42,6 +44,8 @@ pub(super) fn carry_out(store: &dyn Store, plan: &Plan) -> Result<(), RepairErro
                 write_at(store, &segment_name(*epoch), footer::footer_offset(header), &image)
             })?,
             Step::Rewrite { epoch } => in_segment(store, *epoch, || rewrite_file(store, *epoch))?,
+            // All together, before.
+            Step::Back { .. } => {}
             Step::Away { name } => {
                 let gone = store.remove(name).and_then(|()| store.sync_dir());
                 gone.map_err(|e| IoError::new("take away", store.path(name), e))?;
@@ -62,6 +66,39 @@ pub(super) fn carry_out(store: &dyn Store, plan: &Plan) -> Result<(), RepairErro
         cursor::clamp_locked(store, last)?;
     }
     Ok(())
+}
+
+/// Gives segments their names back. First all get names that nobody has: a segment may stand under the name
+/// of another that is to go elsewhere too.
+fn put_back(store: &dyn Store, steps: &[Step]) -> Result<(), IoError> {
+    let moves: Vec<(&String, u64)> = steps
+        .iter()
+        .filter_map(|step| match step {
+            Step::Back { name, epoch } => Some((name, *epoch)),
+            _ => None,
+        })
+        .collect();
+    if moves.is_empty() {
+        return Ok(());
+    }
+    let between = |epoch: u64| format!("{epoch:020}{MISPLACED_SUFFIX}");
+    let failed = |name: &str, error| IoError::new("rename to", store.path(name), error);
+    let sync = || {
+        let synced = store.sync_dir();
+        synced.map_err(|error| IoError::new("sync", segment::dir_path(store), error))
+    };
+    for (name, epoch) in &moves {
+        let to = between(*epoch);
+        if **name != to {
+            store.rename(name, &to).map_err(|error| failed(&to, error))?;
+        }
+    }
+    sync()?;
+    for (_, epoch) in moves {
+        let to = segment_name(epoch);
+        store.rename(&between(epoch), &to).map_err(|error| failed(&to, error))?;
+    }
+    sync()
 }
 
 impl Step {

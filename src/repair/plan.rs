@@ -54,6 +54,11 @@ pub(super) enum Step {
     Rewrite {
         epoch: u64,
     },
+    /// Gives a segment its name back. With such steps in a plan there are no others.
+    Back {
+        name: String,
+        epoch: u64,
+    },
     /// Takes a file away that does not belong here.
     Away {
         name: String,
@@ -99,6 +104,15 @@ impl Plan {
             made_bytes: 0,
             wall_ns: look.walked.wall_ns,
         };
+        if !look.census.misplaced.is_empty() {
+            // What else there is to do shows when each file has its name.
+            let back =
+                |(name, epoch): &(String, u64)| Step::Back { name: name.clone(), epoch: *epoch };
+            plan.steps = look.census.misplaced.iter().map(back).collect();
+            plan.lost.clear();
+            plan.keep_files(store, &look.census)?;
+            return Ok(plan);
+        }
         let mut mark = Mark { first_lsn: look.first_lsn, ..look.census.mark };
         // The bounds of what stays in the log: segments outside of them are not mended.
         let mut stays = 0..=u64::MAX;
@@ -127,6 +141,7 @@ impl Plan {
         }
         match bounds {
             Some(Bounds::From(epoch, first)) => {
+                plan.last_lsn = plan.last_lsn.max(first - 1);
                 mark = Mark { first_epoch: epoch, first_lsn: first, ..mark };
                 plan.leave(&look.walked, first..=u64::MAX);
                 plan.first_lsn = first;
@@ -171,10 +186,14 @@ impl Plan {
             .clean_from
             .map(|(epoch, first)| Bounds::From(epoch, first.max(look.first_lsn)));
         let last = hole.before.link.map_or(0, |(_, next)| next - 1);
+        let any_behind =
+            look.walked.runs.last().is_some_and(|run| {
+                look.walked.clean_from.is_some_and(|(_, first)| first <= run.last)
+            });
         let any_before = last >= look.first_lsn && hole.before.link.is_some();
         match (keep, behind) {
-            (Keep::After, Some(behind)) => Ok(behind),
-            (Keep::After, None) => Err(RepairError::NothingBehind),
+            (Keep::After, Some(behind)) if any_behind => Ok(behind),
+            (Keep::After, _) => Err(RepairError::NothingBehind),
             (Keep::Before, _) if any_before => Ok(Bounds::UpTo(hole.before, last)),
             (Keep::Before, Some(behind)) => Ok(behind),
             (Keep::Before, None) => Ok(Bounds::Nothing),
@@ -261,7 +280,7 @@ impl Plan {
                 | Step::Padding { epoch, .. }
                 | Step::Footer { epoch, .. }
                 | Step::Rewrite { epoch } => names.push(frame::segment_name(*epoch)),
-                Step::Away { name } => names.push(name.clone()),
+                Step::Away { name } | Step::Back { name, .. } => names.push(name.clone()),
                 Step::Start { mark } => {
                     let gone = epochs().chain(given_up()).filter(|e| *e < mark.first_epoch);
                     names.extend(gone.map(frame::segment_name));
@@ -424,6 +443,12 @@ impl Step {
                 segment(epoch),
                 "the file is copied to other places of the device: it has blocks that cannot be read"
                     .to_owned(),
+            ),
+            Step::Back { name, epoch } => (
+                store.path(name),
+                format!(
+                    "it is segment {epoch}, and gets that name back; repair again for what else there is"
+                ),
             ),
             Step::Away { name } => {
                 (store.path(name), "it does not belong here, and is taken away".to_owned())

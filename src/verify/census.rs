@@ -29,6 +29,8 @@ pub(crate) struct Census {
     pub(crate) given_up: Vec<u64>,
     /// Segment files that are no segments of this log at their place: by name.
     pub(crate) strays: Vec<String>,
+    /// Those of them that are segments of this log which miss from their place: by name, and what they are.
+    pub(crate) misplaced: Vec<(String, u64)>,
     pub(crate) spares: Vec<String>,
     pub(crate) findings: Vec<Finding>,
     /// The highest generation that any file tells of.
@@ -107,11 +109,33 @@ impl Census {
             });
             strays.push(name);
         };
+        let mut headed: Vec<(String, SegmentHeader)> = Vec::new();
         for &epoch in &epochs {
-            match look_at_header(store, epoch)? {
-                Looked::Head(head) => _ = heads.insert(epoch, head),
+            let name = frame::segment_name(epoch);
+            match look_at_header(store, &name)? {
+                Looked::Segment { header, .. } if header.epoch != epoch => {
+                    let detail = format!("its header says that it is segment {}", header.epoch);
+                    headed.push((name.clone(), header));
+                    stray(name, detail);
+                }
+                Looked::Segment { header, copies, file_bytes } => {
+                    let segment = Segment { epoch, header, file_bytes };
+                    heads.insert(epoch, Head::Intact { segment, copies });
+                }
+                Looked::Broken(detail) => {
+                    _ = heads.insert(epoch, Head::Broken { guess: None, detail })
+                }
                 Looked::Gone => {}
-                Looked::Stray(detail) => stray(frame::segment_name(epoch), detail),
+                Looked::Stray(detail) => stray(name, detail),
+            }
+        }
+        for name in names.iter().filter(|name| name.ends_with(MISPLACED_SUFFIX)) {
+            if let Looked::Segment { header, .. } = look_at_header(store, name)? {
+                headed.push((name.clone(), header));
+                stray(
+                    name.clone(),
+                    format!("a repair was about to make it segment {}", header.epoch),
+                );
             }
         }
         let log_id = mark_id.or_else(|| most_common(&heads));
@@ -156,6 +180,7 @@ impl Census {
             _ => None,
         });
         let generation_max = generations.max().unwrap_or(0).max(mark.generation);
+        let found_epochs: Vec<u64> = heads.keys().copied().collect();
         for epoch in stale(&heads, &mark) {
             heads.remove(&epoch);
             given_up.push(epoch);
@@ -165,6 +190,14 @@ impl Census {
         let segments = (mark.first_epoch..=last)
             .map(|epoch| Found { epoch, head: heads.remove(&epoch).unwrap_or(Head::Missing) })
             .collect();
+        let mut misplaced: Vec<(String, u64)> = Vec::new();
+        for (name, header) in headed {
+            let missing = !found_epochs.contains(&header.epoch) && header.epoch >= mark.first_epoch;
+            let known = misplaced.iter().any(|(_, epoch)| *epoch == header.epoch);
+            if missing && !known && Some(header.log_id) == log_id {
+                misplaced.push((name, header.epoch));
+            }
+        }
         let spares = names.iter().filter(|name| name.ends_with(SPARE_SUFFIX)).cloned().collect();
         for name in names.iter().filter(|name| name.ends_with(TMP_SUFFIX)) {
             findings.push(Finding {
@@ -183,6 +216,7 @@ impl Census {
             segments,
             given_up,
             strays,
+            misplaced,
             spares,
             findings,
             generation_max,
@@ -243,17 +277,25 @@ fn look_at_mark(store: &dyn Store) -> Result<Marked, ReadError> {
     Ok((Some(log_id), mark, state, findings))
 }
 
+/// Ending of a segment's name while a repair gives segments their places back.
+pub(crate) const MISPLACED_SUFFIX: &str = ".seg.misplaced";
+
 enum Looked {
-    Head(Head),
+    Segment {
+        header: SegmentHeader,
+        copies: [bool; 2],
+        file_bytes: u64,
+    },
+    Broken(String),
     Stray(String),
     /// It was there a moment ago.
     Gone,
 }
 
-fn look_at_header(store: &dyn Store, epoch: u64) -> Result<Looked, ReadError> {
-    let path = segment::segment_path(store, epoch);
+fn look_at_header(store: &dyn Store, name: &str) -> Result<Looked, ReadError> {
+    let path = store.path(name);
     let failed = |action: &str, error| ReadError::Io(IoError::new(action, &path, error));
-    let file = match PatientFile::open(store, &frame::segment_name(epoch)) {
+    let file = match PatientFile::open(store, name) {
         Ok(file) => file,
         Err(error) => match (error.raw_os_error(), error.kind()) {
             (_, io::ErrorKind::NotFound) => return Ok(Looked::Gone),
@@ -269,26 +311,18 @@ fn look_at_header(store: &dyn Store, epoch: u64) -> Result<Looked, ReadError> {
     let want = want.next_multiple_of(store.facts().block_bytes);
     let mut bytes = AlignedBuf::new(want.max(1)).map_err(|e| failed("read", e))?;
     let read = file.read_at(0, &mut bytes[..want]).map_err(|e| failed("read", e))?;
-    let copies = header_copies(&bytes[..read]);
-    let intact = [&copies.0, &copies.1].map(|copy| copy.is_ok());
-    let header = match copies {
-        (Ok(header), _) | (_, Ok(header)) => header,
+    let (first, second) = header_copies(&bytes[..read]);
+    let copies = [first.is_ok(), second.is_ok()];
+    match (first, second) {
+        (Ok(header), _) | (_, Ok(header)) => Ok(Looked::Segment { header, copies, file_bytes }),
         (Err(error @ SegmentHeaderError::Version(_)), _) => {
-            return Err(ReadError::Foreign { path, reason: error.to_string() });
+            Err(ReadError::Foreign { path, reason: error.to_string() })
         }
-        (Err(error), _) => {
-            let detail = match file_bytes {
-                0 => "the file is empty".to_owned(),
-                _ => format!("both copies of the segment header are unreadable: {error}"),
-            };
-            return Ok(Looked::Head(Head::Broken { guess: None, detail }));
-        }
-    };
-    if header.epoch != epoch {
-        return Ok(Looked::Stray(format!("its header says that it is segment {}", header.epoch)));
+        (Err(error), _) => Ok(Looked::Broken(match file_bytes {
+            0 => "the file is empty".to_owned(),
+            _ => format!("both copies of the segment header are unreadable: {error}"),
+        })),
     }
-    let segment = Segment { epoch, header, file_bytes };
-    Ok(Looked::Head(Head::Intact { segment, copies: intact }))
 }
 
 type HeaderCopy = Result<SegmentHeader, SegmentHeaderError>;

@@ -8,7 +8,6 @@ use super::census::Census;
 use super::{VerifyReport, first_of, salvage_store, verify_store, walk};
 use crate::disk::Store;
 use crate::error::{OpenError, ReadError};
-use crate::frame::segment_name;
 use crate::lsn::Lsn;
 use crate::read::Reader;
 use crate::segment;
