@@ -5,7 +5,13 @@
 //! walk collects **holes**, and [`Walked::settle`] tells afterwards which of them are damage, and where a
 //! torn tail begins.
 
+mod holes;
+mod mending;
+
 use std::sync::Arc;
+
+pub(crate) use holes::{Hole, Mend, Place, Run, Walked};
+pub(crate) use mending::{Aligned, mended_batch};
 
 use super::census::{Census, Found, Head};
 use super::patient::PatientFile;
@@ -14,7 +20,6 @@ use crate::error::{IoError, ReadError};
 use crate::footer::{self, Footer};
 use crate::frame::{self, BatchError, BatchHeader, SegmentHeader};
 use crate::index::SegmentIndex;
-use crate::mem::AlignedBuf;
 use crate::scan::{self, BatchCursor, Placed, Step, Stop, StopReason};
 use crate::segment::{self, Segment};
 
@@ -23,107 +28,6 @@ const HOLES_MAX: usize = 100_000;
 
 /// Takes every intact batch: its header, and its bytes as they stand on disk. False ends the walk.
 pub(crate) type Each<'a> = &'a mut dyn FnMut(&BatchHeader, &[u8]) -> bool;
-
-/// What a walk met.
-pub(crate) struct Walked {
-    pub(crate) segments: u64,
-    pub(crate) batches: u64,
-    pub(crate) bytes: u64,
-    /// Runs of intact batches that hold records, in order.
-    pub(crate) runs: Vec<Run>,
-    pub(crate) holes: Vec<Hole>,
-    pub(crate) holes_left_out: u64,
-    /// Every record up to this number was durable.
-    pub(crate) vouched_lsn: u64,
-    /// Behind the last intact batch.
-    pub(crate) end: Place,
-    /// The latest clock of any.
-    pub(crate) wall_ns: u64,
-    /// The first record that was met, or that a header speaks of.
-    pub(crate) anchor_lsn: Option<u64>,
-    /// The first segment behind the last hole that begins with an intact batch, and the number of that.
-    pub(crate) clean_from: Option<(u64, u64)>,
-    pub(crate) mends: Vec<Mend>,
-    /// Bytes that belong to nothing, where nothing is missing.
-    pub(crate) odd: Vec<(u64, u64, String)>,
-    /// Segments without a readable header that begin with an intact batch, and the offset of that.
-    pub(crate) first_batches: Vec<(u64, u64)>,
-    /// Blocks that the device does not give, by segment and offset.
-    pub(crate) unreadable: Vec<(u64, u64, String)>,
-}
-
-/// Intact records that follow one another.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Run {
-    pub(crate) first: u64,
-    pub(crate) last: u64,
-    pub(crate) payload_bytes: u64,
-}
-
-/// A place in the chain, behind a batch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Place {
-    pub(crate) epoch: u64,
-    pub(crate) offset: u64,
-    /// Header checksum of the batch before, and the number behind it; none where no batch stands before.
-    pub(crate) link: Option<(u32, u64)>,
-}
-
-/// A place where the chain breaks.
-#[derive(Clone, Debug)]
-pub(crate) struct Hole {
-    pub(crate) epoch: u64,
-    pub(crate) offset: u64,
-    /// The first number that is missing, and the last where something tells. `last` before `first`: no
-    /// record is missing, only what stood between.
-    pub(crate) first: u64,
-    pub(crate) last: Option<u64>,
-    pub(crate) detail: String,
-    /// Whether the place itself says that something durable stood there, whatever vouches for records.
-    pub(crate) is_certain: bool,
-    /// Behind the last intact batch before it.
-    pub(crate) before: Place,
-    /// [`Walked::clean_from`] as it was before it.
-    pub(crate) clean_before: Option<(u64, u64)>,
-}
-
-/// Something that can be written anew without any loss.
-#[derive(Clone, Debug)]
-pub(crate) enum Mend {
-    /// Bytes behind a batch's records that must be zero.
-    Padding {
-        epoch: u64,
-        offset: u64,
-    },
-    Footer {
-        epoch: u64,
-        footer: Box<Footer>,
-    },
-}
-
-impl Walked {
-    /// Tells the holes that are damage, which come first; the rest is a torn tail, and what follows it
-    /// is not of the log.
-    pub(crate) fn settle(&mut self) -> Option<Hole> {
-        for hole in &mut self.holes {
-            if hole.last.is_none() && hole.first <= self.vouched_lsn {
-                hole.last = Some(self.vouched_lsn);
-            }
-        }
-        let torn = self.holes.iter().position(|h| !h.is_certain && h.first > self.vouched_lsn)?;
-        let mut behind = self.holes.split_off(torn).into_iter();
-        let torn = behind.next()?;
-        // A file that is gone is damage wherever it stood.
-        let certain = behind.filter(|hole| hole.is_certain);
-        self.holes.extend(certain.map(|hole| Hole { before: torn.before, last: None, ..hole }));
-        self.runs.retain(|run| run.first < torn.first);
-        self.end = torn.before;
-        if self.holes.last().is_none_or(|hole| hole.before != torn.before) {
-            self.clean_from = torn.clean_before;
-        }
-        Some(torn)
-    }
-}
 
 /// Walks over the log. `first_lsn` is its first record, where the mark tells.
 pub(crate) fn walk(
@@ -591,57 +495,5 @@ impl Walker<'_> {
 
     fn failed(&self, action: &str, epoch: u64, error: std::io::Error) -> ReadError {
         ReadError::Io(IoError::new(action, segment::segment_path(self.store, epoch), error))
-    }
-}
-
-/// The bytes of a batch with zeros where zeros must be, if that makes it valid, and its checksum.
-pub(crate) fn mended_batch(
-    store: &dyn Store,
-    segment: &Segment,
-    file: &dyn File,
-    header: &BatchHeader,
-) -> std::io::Result<Option<(Vec<u8>, u32)>> {
-    let bytes = header.disk_bytes(u64::from(segment.header.block_bytes)) as usize;
-    let mut buf = Aligned::read(store, file, header.offset, bytes)?;
-    let Some(image) = buf.bytes(bytes) else { return Ok(None) };
-    let payload_end = frame::BATCH_HEADER_BYTES + header.payload_bytes as usize;
-    image[payload_end..header.table_offset()].fill(0);
-    image[header.content_bytes() as usize..].fill(0);
-    let Ok((again, crc)) = BatchHeader::decode(image, &header.context, header.offset) else {
-        return Ok(None);
-    };
-    let is_valid = again == *header && header.verify_body(image).is_ok();
-    Ok(is_valid.then(|| (image.to_vec(), crc)))
-}
-
-/// Bytes of a file at any multiple of 512, whatever the device's block is.
-pub(crate) struct Aligned {
-    buf: AlignedBuf,
-    skip: usize,
-    len: usize,
-}
-
-impl Aligned {
-    pub(crate) fn read(
-        store: &dyn Store,
-        file: &dyn File,
-        offset: u64,
-        bytes: usize,
-    ) -> std::io::Result<Aligned> {
-        let block = store.facts().block_bytes as u64;
-        let start = offset - offset % block;
-        let skip = (offset - start) as usize;
-        let want = (skip + bytes).next_multiple_of(block as usize);
-        let mut buf = AlignedBuf::new(want)?;
-        let len = file.read_at(start, &mut buf[..want])?;
-        Ok(Aligned { buf, skip, len })
-    }
-
-    /// The first of them; none where the file ends before.
-    pub(crate) fn bytes(&mut self, bytes: usize) -> Option<&mut [u8]> {
-        match self.skip + bytes <= self.len {
-            true => Some(&mut self.buf[self.skip..self.skip + bytes]),
-            false => None,
-        }
     }
 }
