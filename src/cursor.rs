@@ -529,5 +529,7 @@ fn get_position(content: &[u8]) -> Option<u64> {
 }
 
 mod error;
+mod examine;
+pub(crate) use examine::examine;
 #[cfg(test)]
 mod tests;

@@ -357,6 +357,21 @@ impl BatchHeader {
         Ok((header, crc))
     }
 
+    /// Reads a header of whatever segment and place: who looks for lost segments finds it so.
+    pub(crate) fn decode_any(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() < BATCH_HEADER_BYTES || bytes[..4] != BATCH_MAGIC {
+            return None;
+        }
+        let mut log_id = [0; 16];
+        log_id.copy_from_slice(&bytes[8..24]);
+        let context = BatchContext {
+            log_id: LogId(log_id),
+            epoch: get_u64(bytes, 24),
+            salt: get_u64(bytes, 32),
+        };
+        Self::decode(bytes, &context, get_u64(bytes, 40)).ok().map(|(header, _)| header)
+    }
+
     /// Checks everything behind the header: table, every payload, and that the padding is zero.
     /// `batch` is the whole batch as it stands on disk, [`disk_bytes`](Self::disk_bytes) long.
     pub fn verify_body(&self, batch: &[u8]) -> Result<(), BatchError> {

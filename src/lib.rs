@@ -73,6 +73,7 @@ mod cursor;
 mod disk;
 mod doorbell;
 mod drain;
+mod dump;
 mod error;
 mod extent;
 mod follow;
@@ -93,6 +94,7 @@ mod panics;
 mod preparer;
 mod read;
 mod recovery;
+mod repair;
 mod retention;
 mod ring;
 mod rings;
@@ -113,12 +115,14 @@ mod testing;
 mod ticket;
 mod timing;
 mod truncate;
+mod verify;
 mod waiters;
 mod writer;
 
 pub use append::Reservation;
 pub use cursor::{Cursor, CursorError, CursorInfo, cursors, remove_cursor};
 pub use disk::{Backend, BackendInfo, DeviceFacts, Method, MethodProbe};
+pub use dump::{DumpOptions, DumpPiece, DumpValue, dump};
 pub use error::{
     AppendError, CloseError, Damage, IoError, LockHolder, OpenError, Poison, ReadError, WaitError,
 };
@@ -131,8 +135,10 @@ pub use read::{BackReader, Reader, Record};
 pub use recovery::{
     Inspection, RecoveryReport, SegmentInfo, SegmentState, TornTail, inspect_dir as inspect,
 };
+pub use repair::{Keep, RepairError, RepairOptions, RepairReport, RepairStep, plan_repair, repair};
 pub use retention::{SpaceReport, TrimError};
 pub use stats::{Housekeeping, Job, Stall, Stats};
 pub use ticket::{OwnedTicket, Ticket};
 pub use timing::BatchTiming;
 pub use truncate::TruncateError;
+pub use verify::{Finding, FindingKind, Lost, VerifyReport, salvage, verify};

@@ -70,7 +70,7 @@ impl Mark {
         bytes
     }
 
-    fn decode(bytes: &[u8]) -> Option<Mark> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Mark> {
         if bytes.len() != CONTENT_BYTES {
             return None;
         }
@@ -115,6 +115,18 @@ impl MarkFile {
             return Ok(MarkFile { file, mark: new });
         };
         let mark = checked(store, &slot, Some(log_id))?;
+        Ok(MarkFile { file, mark })
+    }
+
+    /// Makes the file anew, in place of one that cannot be read. It says `mark` in both slots.
+    pub(crate) fn replace(
+        store: &dyn Store,
+        log_id: LogId,
+        mark: Mark,
+    ) -> Result<MarkFile, IoError> {
+        let bytes = mark.encode();
+        let mut file = SlotFile::create(store, MARK_NAME, Kind::Mark, log_id, &bytes)?;
+        file.write(store, &bytes)?;
         Ok(MarkFile { file, mark })
     }
 

@@ -36,7 +36,7 @@ use crate::mark::{MARK_NAME, Mark, MarkFile};
 use crate::mem::AlignedBuf;
 use crate::segment::{self, Entropy, Filler, LiveSegment, ScanError, TMP_SUFFIX};
 use crate::status::STATUS_NAME;
-use layout::GiveUp;
+pub(crate) use layout::GiveUp;
 use meter::Meter;
 use rewrite::{End, Rest};
 use survey::Survey;

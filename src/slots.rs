@@ -193,6 +193,42 @@ fn read_file(
     }
 }
 
+/// What stands in one slot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Found {
+    Intact(Slot),
+    /// Zeros: it was never written.
+    Zero,
+    /// Neither, or the file ends before it.
+    Broken,
+    /// The device does not give it; what the system said.
+    Unreadable(String),
+}
+
+/// Where each slot stands.
+pub(crate) const SLOT_OFFSETS: [u64; 2] = [0, SLOT_STRIDE];
+
+/// Looks at both slots, whatever their state. None: there is no such file.
+pub(crate) fn examine(
+    store: &dyn Store,
+    name: &str,
+    kind: Kind,
+) -> Result<Option<[Found; 2]>, IoError> {
+    let failed = |action: &str, error| IoError::new(action, store.path(name), error);
+    let file = match store.open(name, Access::Read) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(|error| failed("open", error))?,
+    };
+    let block = block_bytes(store);
+    let mut bytes = AlignedBuf::new(block).map_err(|error| failed("read", error))?;
+    Ok(Some(SLOT_OFFSETS.map(|offset| match file.read_at(offset, &mut bytes[..block]) {
+        Err(error) => Found::Unreadable(error.to_string()),
+        Ok(read) if read < SLOT_BYTES => Found::Broken,
+        Ok(read) if is_zero(&bytes[..SLOT_BYTES]) && read >= SLOT_BYTES => Found::Zero,
+        Ok(read) => decode(&bytes[..read], kind).map_or(Found::Broken, Found::Intact),
+    })))
+}
+
 fn block_bytes(store: &dyn Store) -> usize {
     store.facts().block_bytes.max(SLOT_BYTES)
 }

@@ -63,6 +63,15 @@ impl MemStore {
         self.budget.store(changes, Ordering::Relaxed);
     }
 
+    /// An empty directory beside this one: its changes count with those here.
+    pub(crate) fn beside(&self) -> Arc<MemStore> {
+        let mut beside = MemStore::new(self.facts.block_bytes);
+        if let Some(beside) = Arc::get_mut(&mut beside) {
+            beside.budget = self.budget.clone();
+        }
+        beside
+    }
+
     /// A copy of all that is there, on a device with another block.
     pub(crate) fn copy(&self, block_bytes: usize) -> Arc<MemStore> {
         let copy = MemStore::new(block_bytes);

@@ -182,18 +182,18 @@ pub(super) fn list_spares(store: &dyn Store) -> Result<Vec<(String, u64)>, IoErr
 }
 
 /// Gives up segments' files: they will be used again, or removed bit by bit.
-pub(super) struct GiveUp<'a> {
+pub(crate) struct GiveUp<'a> {
     store: &'a dyn Store,
     names: BTreeSet<String>,
 }
 
 impl<'a> GiveUp<'a> {
-    pub(super) fn new(store: &'a dyn Store) -> Result<Self, IoError> {
+    pub(crate) fn new(store: &'a dyn Store) -> Result<Self, IoError> {
         Ok(GiveUp { store, names: list(store)?.into_iter().collect() })
     }
 
     /// Takes the segment's name away from its file. The caller syncs the directory.
-    pub(super) fn rename(&mut self, epoch: u64, generation: u64) -> Result<(), IoError> {
+    pub(crate) fn rename(&mut self, epoch: u64, generation: u64) -> Result<(), IoError> {
         let free =
             |generation: &u64| !self.names.contains(&segment::spare_name(epoch, *generation));
         // There are fewer names than numbers.

@@ -8,7 +8,7 @@ use uringlog::{BackReader, Lsn, Reader};
 
 use crate::exit::{Failure, note};
 use crate::records::{FormArgs, Printer, Shown};
-use crate::units;
+use crate::{units, verify};
 
 /// Arguments of `uringlog cat`.
 #[derive(clap::Args)]
@@ -30,6 +30,9 @@ pub struct Args {
     /// Newest first: from the last record, or from --from, down
     #[arg(long)]
     reverse: bool,
+    /// Goes on past damage: prints every intact record, says which are missing, exit code 3
+    #[arg(long, conflicts_with_all = ["reverse", "last"])]
+    skip_damage: bool,
     #[command(flatten)]
     form: FormArgs,
 }
@@ -53,9 +56,10 @@ pub struct StartArgs {
 pub fn run(args: Args) -> Result<(), Failure> {
     let out = BufWriter::with_capacity(OUT_BYTES, io::stdout().lock());
     let mut printer = Printer::new(out, args.form, false);
-    let printed = match args.reverse {
-        true => print_back(&args, &mut printer),
-        false => print_records(&args, &mut printer),
+    let printed = match (args.skip_damage, args.reverse) {
+        (true, _) => print_intact(&args, &mut printer),
+        (_, true) => print_back(&args, &mut printer),
+        _ => print_records(&args, &mut printer),
     };
     // What was read before an error is printed before the error.
     let at_end = matches!(printed, Ok(true)) && !args.reverse;
@@ -114,6 +118,39 @@ fn print_back(args: &Args, printer: &mut Printer<impl Write>) -> Result<bool, Fa
         }
         printer.print(record).map_err(|error| Failure::output(&error))?;
         left -= 1;
+    }
+    Ok(false)
+}
+
+/// Prints what is intact, over whatever is damaged. Always false: nobody knows whether a line had a newline.
+fn print_intact(args: &Args, printer: &mut Printer<impl Write>) -> Result<bool, Failure> {
+    let mut left = args.max.unwrap_or(u64::MAX);
+    let mut failed = None;
+    let report = uringlog::salvage(&args.dir, |record| {
+        let record = Shown::from(&record);
+        let is_before = args.start.from.is_some_and(|from| record.lsn.get() < from)
+            || args.start.since.is_some_and(|since| record.written_at < since);
+        if is_before {
+            return true;
+        }
+        if left == 0 || args.until.is_some_and(|until| record.written_at >= until) {
+            return false;
+        }
+        left -= 1;
+        failed = printer.print(record).err();
+        failed.is_none()
+    })?;
+    if let Some(error) = failed {
+        return Err(Failure::output(&error));
+    }
+    if report.is_damaged() {
+        let what = match report.lost.is_empty() {
+            true => "no lost record is known".to_owned(),
+            false => format!("missing: {}", verify::list(&report.lost)),
+        };
+        return Err(Failure::Damage(format!(
+            "{what}; `uringlog verify` says where, `uringlog repair` what can be done"
+        )));
     }
     Ok(false)
 }

@@ -1,7 +1,8 @@
 //! The command `uringlog`: puts lines into a log, gets them out, looks at a log, and measures the
 //! machine's own disk.
 //!
-//! [`append`], [`cat`], [`tail`], [`trim`], [`cursor`], [`info`] and [`mod@bench`] each own one subcommand; [`exit`] owns what the
+//! [`append`], [`cat`], [`tail`], [`trim`], [`cursor`], [`info`], [`verify`],
+//! [`repair`], [`dump`] and [`mod@bench`] each own one subcommand; [`exit`] owns what the
 //! process ends with, [`signals`] how Ctrl-C reaches a command.
 #![deny(unsafe_code)]
 
@@ -10,15 +11,18 @@ mod bench;
 mod cat;
 mod choices;
 mod cursor;
+mod dump;
 mod exit;
 mod info;
 mod lines;
 mod newline;
 mod records;
+mod repair;
 mod signals;
 mod tail;
 mod trim;
 mod units;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -36,6 +40,9 @@ fn main() -> ExitCode {
         Command::Trim(args) => trim::run(args),
         Command::Cursor(args) => cursor::run(args),
         Command::Info(args) => info::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Repair(args) => repair::run(args),
+        Command::Dump(args) => dump::run(args),
         Command::Bench(args) => bench::run(args),
     };
     exit::code(result)
@@ -69,6 +76,12 @@ enum Command {
     Cursor(cursor::Args),
     /// Describes a log: numbers, segments, sizes, torn tail, writer, memory
     Info(info::Args),
+    /// Reads and checks all of a log, past damage too, and says what is lost
+    Verify(verify::Args),
+    /// Says how a damaged log can be made whole, and does it with --yes; keeps a copy
+    Repair(repair::Args),
+    /// Prints what stands in a log's files, intact or not
+    Dump(dump::Args),
     /// Measures this machine's disk through a log and beside it with a bare loop
     Bench(bench::args::Args),
 }

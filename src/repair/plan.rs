@@ -1,0 +1,480 @@
+//! What is to be done to a damaged log.
+
+use std::path::PathBuf;
+
+use super::{Keep, RepairError, RepairReport, RepairStep, broken_cursors};
+use crate::disk::{Access, Store};
+use crate::error::IoError;
+use crate::footer::Footer;
+use crate::frame::{self, LogId, SegmentHeader};
+use crate::lsn::Lsn;
+use crate::mark::{MARK_NAME, Mark};
+use crate::recovery::SEGMENT_UNIT_BYTES;
+use crate::segment;
+use crate::verify::census::{Census, Found, Head, MarkState};
+use crate::verify::walk::{Hole, Mend, Place, Walked};
+use crate::verify::{self, Look, Lost, generation_of};
+
+/// A repair.
+pub(crate) struct Plan {
+    pub(super) log_id: LogId,
+    pub(super) steps: Vec<Step>,
+    lost: Vec<Lost>,
+    leaving: Vec<(u64, u64)>,
+    first_lsn: u64,
+    last_lsn: u64,
+    /// Names and sizes of the files that are copied.
+    kept: Vec<(String, u64)>,
+    made_bytes: u64,
+    /// What a new segment takes over from the log.
+    pub(super) wall_ns: u64,
+}
+
+/// One change. Each is done wholly, or can be done again.
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    /// Writes the copies of the header that are not intact.
+    Header {
+        epoch: u64,
+        header: SegmentHeader,
+        copies: [bool; 2],
+    },
+    /// Writes a batch again, with zeros where zeros must be.
+    Padding {
+        epoch: u64,
+        header: SegmentHeader,
+        offset: u64,
+    },
+    Footer {
+        epoch: u64,
+        header: SegmentHeader,
+        footer: Box<Footer>,
+    },
+    /// Writes the file to other places on the device: it has blocks that cannot be read, and hold nothing.
+    Rewrite {
+        epoch: u64,
+    },
+    /// Gives a segment its name back. With such steps in a plan there are no others.
+    Back {
+        name: String,
+        epoch: u64,
+    },
+    /// Takes a file away that does not belong here.
+    Away {
+        name: String,
+    },
+    /// Writes the mark anew.
+    Mark {
+        mark: Mark,
+    },
+    /// The log starts later.
+    Start {
+        mark: Mark,
+    },
+    /// The log ends earlier: the segment with this header supersedes what follows.
+    Cut {
+        mark: Mark,
+        header: SegmentHeader,
+    },
+    /// Makes a cursor anew that cannot be read.
+    Cursor {
+        file: String,
+        position: u64,
+    },
+}
+
+impl Plan {
+    /// Looks at the log and makes the plan.
+    pub(crate) fn make(store: &dyn Store, keep: Keep) -> Result<Plan, RepairError> {
+        let look = verify::look(store)?;
+        if look.is_unsteady() {
+            return Err(RepairError::Unsteady);
+        }
+        let lost = |hole: &Hole| hole.lost(look.walked.vouched_lsn);
+        let lost = look.walked.holes.iter().filter_map(lost).collect();
+        let last = look.walked.runs.last().map_or(look.first_lsn - 1, |run| run.last);
+        let mut plan = Plan {
+            log_id: look.census.log_id.unwrap_or(LogId([0; 16])),
+            steps: Vec::new(),
+            lost,
+            leaving: Vec::new(),
+            first_lsn: look.first_lsn,
+            last_lsn: last,
+            kept: Vec::new(),
+            made_bytes: 0,
+            wall_ns: look.walked.wall_ns,
+        };
+        if !look.census.misplaced.is_empty() {
+            // What else there is to do shows when each file has its name.
+            let back =
+                |(name, epoch): &(String, u64)| Step::Back { name: name.clone(), epoch: *epoch };
+            plan.steps = look.census.misplaced.iter().map(back).collect();
+            plan.lost.clear();
+            plan.keep_files(store, &look.census)?;
+            return Ok(plan);
+        }
+        let mut mark = Mark { first_lsn: look.first_lsn, ..look.census.mark };
+        // The bounds of what stays in the log: segments outside of them are not mended.
+        let mut stays = 0..=u64::MAX;
+        let rebuilt = rebuilt_header(&look);
+        let holes = &look.walked.holes;
+        let first_hole = holes.iter().find(|hole| !rebuilt.iter().any(|r| hole.is_of(r.epoch)));
+        let bounds = match first_hole {
+            None => None,
+            Some(hole) => Some(plan.bounds(&look, hole, keep)?),
+        };
+        match &bounds {
+            Some(Bounds::From(epoch, _)) => stays = *epoch..=u64::MAX,
+            Some(Bounds::UpTo(place, _)) => stays = 0..=place.epoch,
+            Some(Bounds::Nothing) => stays = u64::MAX..=u64::MAX,
+            None => {}
+        }
+        for header in rebuilt.into_iter().filter(|header| stays.contains(&header.epoch)) {
+            plan.steps.push(Step::Header { epoch: header.epoch, header, copies: [false; 2] });
+        }
+        plan.mend(&look, &stays);
+        for name in &look.census.strays {
+            plan.steps.push(Step::Away { name: name.clone() });
+        }
+        if bounds.is_some() {
+            mark.closed = None;
+        }
+        match bounds {
+            Some(Bounds::From(epoch, first)) => {
+                plan.last_lsn = plan.last_lsn.max(first - 1);
+                mark = Mark { first_epoch: epoch, first_lsn: first, ..mark };
+                plan.leave(&look.walked, first..=u64::MAX);
+                plan.first_lsn = first;
+                plan.steps.push(Step::Start { mark });
+            }
+            Some(Bounds::UpTo(place, last)) => {
+                let header = superseding(store, &look, &place, last);
+                plan.cut(&look, header, mark, last);
+            }
+            Some(Bounds::Nothing) => {
+                let place = Place { epoch: mark.first_epoch - 1, offset: 0, link: None };
+                let last = look.first_lsn - 1;
+                let header = superseding(store, &look, &place, last);
+                plan.cut(&look, header, mark, last);
+            }
+            None if look.census.mark_state == MarkState::Lost => {
+                plan.steps.push(Step::Mark { mark });
+            }
+            None => {}
+        }
+        if look.census.mark_state == MarkState::OneSlot && bounds_is_none(&plan) {
+            plan.steps.push(Step::Mark { mark });
+        }
+        for (file, position) in broken_cursors(store, look.census.log_id)? {
+            let lowest = plan.first_lsn;
+            let position =
+                position.unwrap_or(lowest).clamp(lowest, plan.last_lsn.max(lowest - 1) + 1);
+            plan.steps.push(Step::Cursor { file, position });
+        }
+        plan.keep_files(store, &look.census)?;
+        Ok(plan)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// What stays of a log with a hole.
+    fn bounds(&self, look: &Look, hole: &Hole, keep: Keep) -> Result<Bounds, RepairError> {
+        let behind = look
+            .walked
+            .clean_from
+            .map(|(epoch, first)| Bounds::From(epoch, first.max(look.first_lsn)));
+        let last = hole.before.link.map_or(0, |(_, next)| next - 1);
+        let any_behind =
+            look.walked.runs.last().is_some_and(|run| {
+                look.walked.clean_from.is_some_and(|(_, first)| first <= run.last)
+            });
+        let any_before = last >= look.first_lsn && hole.before.link.is_some();
+        match (keep, behind) {
+            (Keep::After, Some(behind)) if any_behind => Ok(behind),
+            (Keep::After, _) => Err(RepairError::NothingBehind),
+            (Keep::Before, _) if any_before => Ok(Bounds::UpTo(hole.before, last)),
+            (Keep::Before, Some(behind)) => Ok(behind),
+            (Keep::Before, None) => Ok(Bounds::Nothing),
+        }
+    }
+
+    /// What can be written anew without loss.
+    fn mend(&mut self, look: &Look, stays: &std::ops::RangeInclusive<u64>) {
+        let staying = || look.census.segments.iter().filter(|found| stays.contains(&found.epoch));
+        for found in staying() {
+            if let Head::Intact { segment, copies } = &found.head
+                && copies.contains(&false)
+            {
+                let (epoch, header) = (found.epoch, segment.header);
+                self.steps.push(Step::Header { epoch, header, copies: *copies });
+            }
+        }
+        let header = |epoch| staying().find(|found| found.epoch == epoch).and_then(Found::header);
+        for mend in &look.walked.mends {
+            match mend {
+                Mend::Padding { epoch, offset } => {
+                    if let Some(&header) = header(*epoch) {
+                        let (epoch, offset) = (*epoch, *offset);
+                        self.steps.push(Step::Padding { epoch, header, offset });
+                    }
+                }
+                Mend::Footer { epoch, footer } => {
+                    if let Some(&header) = header(*epoch) {
+                        let (epoch, footer) = (*epoch, footer.clone());
+                        self.steps.push(Step::Footer { epoch, header, footer });
+                    }
+                }
+            }
+        }
+        let mut bad: Vec<u64> = look.walked.unreadable.iter().map(|(epoch, ..)| *epoch).collect();
+        bad.dedup();
+        for epoch in bad.into_iter().filter(|epoch| header(*epoch).is_some()) {
+            let bytes = staying().find(|found| found.epoch == epoch).and_then(Found::segment);
+            self.made_bytes += bytes.map_or(0, |segment| segment.file_bytes);
+            self.steps.insert(0, Step::Rewrite { epoch });
+        }
+    }
+
+    fn cut(&mut self, look: &Look, header: SegmentHeader, mark: Mark, last: u64) {
+        let mark = Mark {
+            generation: header.generation,
+            generation_epoch: header.epoch,
+            truncated_after: last,
+            closed: None,
+            ..mark
+        };
+        self.leave(&look.walked, 0..=last);
+        self.last_lsn = last;
+        self.made_bytes += header.segment_bytes;
+        self.steps.push(Step::Cut { mark, header });
+    }
+
+    /// Takes note of the intact records that leave: those outside of these.
+    fn leave(&mut self, walked: &Walked, stays: std::ops::RangeInclusive<u64>) {
+        for run in &walked.runs {
+            let before = (run.first, run.last.min(stays.start().saturating_sub(1)));
+            let behind = (run.first.max(stays.end().saturating_add(1)), run.last);
+            for (first, last) in [before, behind].into_iter().filter(|(first, last)| first <= last)
+            {
+                match self.leaving.last_mut() {
+                    Some((_, end)) if *end + 1 == first => *end = last,
+                    _ => self.leaving.push((first, last)),
+                }
+            }
+        }
+    }
+
+    /// The files that the steps change or take away, with the mark and all cursors.
+    fn keep_files(&mut self, store: &dyn Store, census: &Census) -> Result<(), RepairError> {
+        if self.steps.is_empty() {
+            return Ok(());
+        }
+        let mut names = Vec::new();
+        let epochs = || census.segments.iter().map(|found| found.epoch);
+        let given_up = || census.given_up.iter().copied();
+        for step in &self.steps {
+            match step {
+                Step::Header { epoch, .. }
+                | Step::Padding { epoch, .. }
+                | Step::Footer { epoch, .. }
+                | Step::Rewrite { epoch } => names.push(frame::segment_name(*epoch)),
+                Step::Away { name } | Step::Back { name, .. } => names.push(name.clone()),
+                Step::Start { mark } => {
+                    let gone = epochs().chain(given_up()).filter(|e| *e < mark.first_epoch);
+                    names.extend(gone.map(frame::segment_name));
+                }
+                // That before the new one is cut short at the next open.
+                Step::Cut { header, .. } => {
+                    let gone = epochs().chain(given_up()).filter(|e| *e + 1 >= header.epoch);
+                    names.extend(gone.map(frame::segment_name));
+                }
+                Step::Mark { .. } => {}
+                Step::Cursor { file, .. } => names.push(file.clone()),
+            }
+        }
+        names.push(MARK_NAME.to_owned());
+        let listed = store.list().map_err(|e| IoError::new("list", segment::dir_path(store), e))?;
+        names.extend(listed.into_iter().filter(|name| name.ends_with(".cursor")));
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            // Of what is missing there is no copy; what is no file of the log is only renamed.
+            if let Ok(bytes) = store.open(&name, Access::Read).and_then(|file| file.len()) {
+                self.kept.push((name, bytes));
+            }
+        }
+        Ok(())
+    }
+
+    /// The file that is there only afterwards.
+    fn made(&self) -> Option<String> {
+        let made = self.steps.iter().find_map(|step| match step {
+            Step::Cut { header, .. } => Some(frame::segment_name(header.epoch)),
+            _ => None,
+        })?;
+        (!self.kept.iter().any(|(name, _)| *name == made)).then_some(made)
+    }
+
+    /// For people.
+    pub(crate) fn report(&self, store: &dyn Store, kept_in: PathBuf) -> RepairReport {
+        let range = |&(first, last): &(u64, u64)| (Lsn::new(first), Lsn::new(last));
+        RepairReport {
+            steps: self.steps.iter().map(|step| step.named(store)).collect(),
+            lost: self.lost.clone(),
+            leaving: self.leaving.iter().map(range).collect(),
+            first_lsn: Lsn::new(self.first_lsn),
+            last_lsn: Lsn::new(self.last_lsn),
+            kept: self.kept.clone(),
+            made: self.made().into_iter().collect(),
+            kept_in,
+            needed_bytes: self.kept.iter().map(|(_, bytes)| bytes).sum::<u64>() + self.made_bytes,
+            after: None,
+        }
+    }
+}
+
+enum Bounds {
+    /// From this segment on, whose first record is this one.
+    From(u64, u64),
+    /// Up to this place, where this record is the last.
+    UpTo(Place, u64),
+    Nothing,
+}
+
+fn bounds_is_none(plan: &Plan) -> bool {
+    !plan
+        .steps
+        .iter()
+        .any(|step| matches!(step, Step::Start { .. } | Step::Cut { .. } | Step::Mark { .. }))
+}
+
+impl Hole {
+    /// Whether it is that the header of this segment is gone, and nothing else.
+    fn is_of(&self, epoch: u64) -> bool {
+        self.epoch == epoch && self.offset == 0 && self.last.is_some_and(|last| last < self.first)
+    }
+}
+
+/// Headers that their segments' neighbours and batches tell: nothing else is missing there.
+fn rebuilt_header(look: &Look) -> Vec<SegmentHeader> {
+    let mut rebuilt = Vec::new();
+    let segments = &look.census.segments;
+    for (index, found) in segments.iter().enumerate() {
+        let Head::Broken { guess: Some(guess), .. } = &found.head else { continue };
+        let before = index.checked_sub(1).and_then(|before| segments[before].header());
+        let Some(before) = before else { continue };
+        let next = segments.get(index + 1).map(|next| next.header());
+        // Where the segment began a generation, nothing here tells of it.
+        let same = match next {
+            Some(Some(next)) => next.generation == before.generation,
+            Some(None) => false,
+            None => generation_of(&look.census) == before.generation,
+        };
+        let fits = look.walked.holes.iter().any(|hole| hole.is_of(found.epoch));
+        let starts = look.walked.first_batches.contains(&(found.epoch, guess.header.data_offset()));
+        let block = u64::from(before.block_bytes);
+        let whole = guess.file_bytes.is_multiple_of(block) && guess.file_bytes >= 4 * block;
+        if same && fits && starts && whole && guess.header.block_bytes == before.block_bytes {
+            rebuilt.push(SegmentHeader {
+                generation: before.generation,
+                truncated_after: before.truncated_after,
+                ..guess.header
+            });
+        }
+    }
+    rebuilt
+}
+
+/// The header of a segment that supersedes what follows `place`, with `last` as the last record.
+fn superseding(store: &dyn Store, look: &Look, place: &Place, last: u64) -> SegmentHeader {
+    let any = || look.census.segments.iter().find_map(Found::header);
+    let of_place = look.census.segments.iter().find(|found| found.epoch == place.epoch);
+    let model = of_place.and_then(Found::header).or_else(any);
+    let device = store.facts().block_bytes as u32;
+    let block_bytes = model
+        .map(|model| model.block_bytes)
+        .filter(|block| block.is_multiple_of(device))
+        .unwrap_or(device);
+    let segment_bytes = model.map_or(64 << 20, |model| model.segment_bytes);
+    SegmentHeader {
+        log_id: look.census.log_id.unwrap_or(LogId([0; 16])),
+        epoch: place.epoch + 1,
+        // Drawn when it is made.
+        salt: 0,
+        block_bytes,
+        segment_bytes: segment_bytes.next_multiple_of(SEGMENT_UNIT_BYTES),
+        created_wall_ns: look.walked.wall_ns,
+        first_lsn: last + 1,
+        resume: Some(frame::Resume {
+            prev_end_offset: place.offset,
+            prev_batch_crc: place.link.map_or(0, |(crc, _)| crc),
+        }),
+        generation: look.census.generation_max + 1,
+        truncated_after: last,
+        recycled: false,
+    }
+}
+
+impl Step {
+    fn named(&self, store: &dyn Store) -> RepairStep {
+        let segment = |epoch: &u64| segment::segment_path(store, *epoch);
+        let (file, what) = match self {
+            Step::Header { epoch, copies: [false, false], .. } => (
+                segment(epoch),
+                "both copies of the header are written anew, from what the batches and the other \
+                 segments tell; no record is lost"
+                    .to_owned(),
+            ),
+            Step::Header { epoch, .. } => (
+                segment(epoch),
+                "one copy of the header is written anew from the other".to_owned(),
+            ),
+            Step::Padding { epoch, offset, .. } => (
+                segment(epoch),
+                format!("bytes behind the records of the batch at {offset} become zeros again"),
+            ),
+            Step::Footer { epoch, .. } => (
+                segment(epoch),
+                "the footer, a cache, is written anew from the batches".to_owned(),
+            ),
+            Step::Rewrite { epoch } => (
+                segment(epoch),
+                "the file is copied to other places of the device: it has blocks that cannot be read"
+                    .to_owned(),
+            ),
+            Step::Back { name, epoch } => (
+                store.path(name),
+                format!(
+                    "it is segment {epoch}, and gets that name back; repair again for what else there is"
+                ),
+            ),
+            Step::Away { name } => {
+                (store.path(name), "it does not belong here, and is taken away".to_owned())
+            }
+            Step::Mark { .. } => {
+                (store.path(MARK_NAME), "it is written anew; no record is lost by that".to_owned())
+            }
+            Step::Start { mark } => (
+                store.path(MARK_NAME),
+                format!(
+                    "the log starts at record {} now, in segment {}; what stands before leaves it",
+                    mark.first_lsn, mark.first_epoch
+                ),
+            ),
+            Step::Cut { header, .. } => (
+                segment(&header.epoch),
+                format!(
+                    "the log is cut behind record {}, as a truncation, generation {}; what stands behind \
+                     leaves it, and the numbers from {} on will be given out again",
+                    header.truncated_after, header.generation, header.first_lsn
+                ),
+            ),
+            Step::Cursor { file, position } => {
+                (store.path(file), format!("the cursor is made anew, and stands at {position}"))
+            }
+        };
+        RepairStep { file, what }
+    }
+}
