@@ -79,6 +79,9 @@ mod follow;
 mod footer;
 mod fork;
 mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod index;
 mod log;
 mod lsn;
@@ -106,7 +109,8 @@ mod stats;
 mod status;
 mod sync;
 mod tail;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code))]
 mod testing;
 mod ticket;
 mod timing;

@@ -25,6 +25,8 @@ impl AlignedBuf {
     /// Allocates `len` zeroed bytes.
     pub(crate) fn new(len: usize) -> io::Result<Self> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+        #[cfg(feature = "fuzzing")]
+        crate::fuzzing::note_buffer(len);
         let (map, huge) = if len < HUGE_BYTES {
             (Mapping::new(round_up(len.max(1), PAGE_BYTES)?, MapFlags::empty())?, false)
         } else {

@@ -19,7 +19,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use inspect::inspect;
 pub(crate) use inspect::vouched_lsn;
 pub use inspect::{Inspection, SegmentInfo, SegmentState, inspect_dir};

@@ -125,9 +125,6 @@ impl BatchCursor {
             Ok(found) => found,
             Err(error) => return invalid(error),
         };
-        if header.first_lsn.checked_add(u64::from(header.count)).is_none() {
-            return invalid(BatchError::Field);
-        }
         if self.next_lsn.is_some_and(|lsn| lsn != header.first_lsn)
             || self.prev_crc.is_some_and(|crc| crc != header.prev_crc)
         {

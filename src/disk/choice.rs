@@ -136,6 +136,20 @@ const FILE_NAME: &str = "calibration";
 const TEMP_NAME: &str = "calibration.tmp";
 const FILE_BYTES_MAX: usize = 64 << 10;
 
+/// Reads a kept choice for a fuzz target: what is accepted can be written, and read again as the same.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_text(bytes: &[u8]) {
+    const HEADING: &str = "version=1\ndevice=8:1\n";
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    for text in [text.to_owned(), format!("{HEADING}{text}")] {
+        let Some(choice) = parse(&text, HEADING, 1000) else { continue };
+        assert!(choice.probes.len() <= text.len(), "no more than the text says");
+        let again = parse(&render(HEADING, &choice, 1000), HEADING, 1000);
+        let again = again.map(|again| (again.method, again.depth, again.probes.len()));
+        assert_eq!(again, Some((choice.method, choice.depth, choice.probes.len())));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

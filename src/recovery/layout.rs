@@ -212,10 +212,11 @@ fn list(store: &dyn Store) -> Result<Vec<String>, IoError> {
 
 /// Whether a name is that of a file of ours that waits to be used again.
 fn is_spare(name: &str) -> bool {
-    let Some((epoch, _generation)) =
+    let Some((epoch, number)) =
         name.strip_suffix(SPARE_SUFFIX).and_then(|stem| stem.split_once('-'))
     else {
         return false;
     };
     frame::parse_segment_name(&format!("{epoch}.seg")).is_some()
+        && number.parse().is_ok_and(|parsed: u64| parsed.to_string() == number)
 }
