@@ -501,7 +501,8 @@ fn file_name(name: &str) -> String {
     name.to_owned() + CURSOR_SUFFIX
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether it may be a cursor's name.
+pub(crate) fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     (1..=NAME_BYTES_MAX).contains(&name.len())
         && name.bytes().all(allowed)

@@ -25,7 +25,8 @@ pub(crate) use inspect::vouched_lsn;
 pub use inspect::{Inspection, SegmentInfo, SegmentState, inspect_dir};
 pub use report::{RecoveryReport, TornTail};
 
-use crate::cursor::CURSOR_SUFFIX;
+use crate::cursor::{self, CURSOR_SUFFIX};
+use crate::disk::choice::KEPT_NAME;
 use crate::disk::{Access, File, Store};
 use crate::error::{IoError, OpenError};
 use crate::footer::FOOTER_BYTES_MAX;
@@ -171,14 +172,42 @@ fn is_ours(name: &str) -> bool {
             || stem == MARK_NAME
             || stem == "truncation"
             || stem == STATUS_NAME
-            || stem.ends_with(CURSOR_SUFFIX)
+            || stem.strip_suffix(CURSOR_SUFFIX).is_some_and(cursor::is_name)
             || stem == "calibrate"
             || stem == "calibration"
-            || stem.starts_with("direct-")
+            || stem.strip_prefix("direct-").is_some_and(is_process_and_serial)
     })
 }
 
+fn is_process_and_serial(name: &str) -> bool {
+    let is_number = |word: &str| word.parse().is_ok_and(|number: u32| number.to_string() == word);
+    name.split_once('-').is_some_and(|(process, serial)| is_number(process) && is_number(serial))
+}
+
+/// In a directory without a log, a file may have the name of one that the log would write over: somebody
+/// else's, unless it begins as the log's own does.
+fn check_names_are_free(store: &dyn Store) -> Result<(), OpenError> {
+    for (name, start) in [(STATUS_NAME, &b"ULstatus"[..]), (KEPT_NAME, b"version=")] {
+        let path = store.path(name);
+        let file = match store.open(name, Access::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(segment::not_opened(path, error).into()),
+            Ok(file) => file,
+        };
+        let failed = |error| IoError::new("read", &path, error);
+        let mut block = AlignedBuf::new(store.facts().block_bytes).map_err(failed)?;
+        let read = file.read_at(0, &mut block).map_err(failed)?;
+        // One that is empty, or zeros, was being made.
+        if !block[..read].starts_with(start) && !frame::is_zero(&block[..read]) {
+            let reason = "there is no log here, and the log would write over this file".to_owned();
+            return Err(OpenError::Foreign { path, reason });
+        }
+    }
+    Ok(())
+}
+
 fn create(store: &dyn Store, config: &RecoverConfig<'_>) -> Result<Recovered, OpenError> {
+    check_names_are_free(store)?;
     let mut id = [0; 16];
     for half in id.chunks_exact_mut(8) {
         half.copy_from_slice(&draw(store, config)?.to_le_bytes());

@@ -19,7 +19,7 @@ use crate::frame::{
     BLOCK_BYTES_MAX, LogId, NUMBER_MAX, crc32c, get_u32, get_u64, is_zero, put_u32, put_u64,
 };
 use crate::mem::AlignedBuf;
-use crate::segment::{ScanError, TMP_SUFFIX};
+use crate::segment::{self, ScanError, TMP_SUFFIX};
 
 const MAGIC: [u8; 4] = *b"ULs1";
 const SLOT_BYTES: usize = 512;
@@ -111,7 +111,7 @@ impl SlotFile {
     ) -> Result<Option<(SlotFile, Slot)>, ScanError> {
         let file = match store.open(name, Access::Write) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(IoError::new("open", store.path(name), error).into()),
+            Err(error) => return Err(segment::not_opened(store.path(name), error)),
             Ok(file) => file,
         };
         let slot = read_file(store, &*file, name, kind)?;
@@ -155,7 +155,7 @@ impl SlotFile {
 pub(crate) fn read(store: &dyn Store, name: &str, kind: Kind) -> Result<Option<Slot>, ScanError> {
     match store.open(name, Access::Read) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(IoError::new("open", store.path(name), error).into()),
+        Err(error) => Err(segment::not_opened(store.path(name), error)),
         Ok(file) => read_file(store, &*file, name, kind).map(Some),
     }
 }

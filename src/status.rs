@@ -297,8 +297,20 @@ impl StatusView {
 
     /// Tells the writer that somebody reads, so that it says each number at once.
     pub(crate) fn announce(&self) {
-        // Without it the page is some milliseconds old.
-        let _told = self.place.as_ref().map(|place| place.write(WAITERS, &1u32.to_le_bytes()));
+        // Without it the page is some milliseconds old. In a file that is no page of this log nothing is written.
+        let _told = self
+            .place
+            .as_ref()
+            .filter(|_| self.is_ours())
+            .map(|place| place.write(WAITERS, &1u32.to_le_bytes()));
+    }
+
+    /// Whether the file is a page of this log, and not somebody's file that has its name.
+    fn is_ours(&self) -> bool {
+        let mut start = [0; 32];
+        matches!(read(self.file.as_fd(), 0, &mut start), Ok(32))
+            && start[..8] == MAGIC
+            && start[16..] == self.log_id.0
     }
 
     /// Whether [`wait`](Self::wait) can sleep until the writer wakes it.
@@ -311,7 +323,8 @@ impl StatusView {
     pub(crate) fn wait(&self, timeout: Duration, is_news: impl Fn(&Said) -> bool) -> bool {
         let Some(place) = &self.place else { return false };
         let mut count = [0; 4];
-        if !matches!(place.read(FUTEX, &mut count), Ok(4))
+        if !self.is_ours()
+            || !matches!(place.read(FUTEX, &mut count), Ok(4))
             || place.write(WAITERS, &1u32.to_le_bytes()).is_err()
         {
             return false;

@@ -74,19 +74,11 @@ impl<'a> Layout<'a> {
 
     fn open(&mut self, epoch: u64) -> Result<Segment, ScanError> {
         let (segment, _) = Segment::open(self.store, epoch)?;
-        match self.log_id {
-            Some(log_id) if log_id != segment.header.log_id => Err(ScanError::Foreign {
-                path: segment::segment_path(self.store, epoch),
-                reason: format!(
-                    "it is of log {}, and the others are of log {log_id}",
-                    segment.header.log_id
-                ),
-            }),
-            _ => {
-                self.log_id = Some(segment.header.log_id);
-                Ok(segment)
-            }
+        if let Some(log_id) = self.log_id {
+            segment.check_log(self.store, log_id)?;
         }
+        self.log_id = Some(segment.header.log_id);
+        Ok(segment)
     }
 
     /// Tells what a truncation cut off from what never was. It is complete once the segment that it
