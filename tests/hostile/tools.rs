@@ -41,7 +41,7 @@ pub fn make_log(dir: &Path) {
     }
     log.cursor("c").expect("a cursor").advance(Lsn::new(5)).expect("it moves");
     log.close().expect("it closes");
-    assert!(last_segment(dir) > FIRST_SEGMENT.to_owned());
+    assert!(*last_segment(dir) > *FIRST_SEGMENT);
 }
 
 /// The name of the last segment.
@@ -169,6 +169,6 @@ pub fn is_root() -> bool {
 /// CRC-32C, bit by bit.
 pub fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| crc >> 1 ^ (crc & 1) * 0x82f6_3b78)
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ ((crc & 1) * 0x82f6_3b78))
     })
 }
