@@ -15,7 +15,7 @@ use crate::disk::os::OsStore;
 use crate::disk::{LockGuard, Store};
 use crate::error::{Damage, IoError, OpenError};
 use crate::fork::ForkGuard;
-use crate::frame::{LogId, get_u64};
+use crate::frame::{LogId, NUMBER_MAX, get_u64};
 use crate::log::Log;
 use crate::lsn::Lsn;
 use crate::mark::{MARK_NAME, Mark, read_mark};
@@ -501,7 +501,8 @@ fn file_name(name: &str) -> String {
     name.to_owned() + CURSOR_SUFFIX
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether it may be a cursor's name.
+pub(crate) fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     (1..=NAME_BYTES_MAX).contains(&name.len())
         && name.bytes().all(allowed)
@@ -525,7 +526,19 @@ fn decode(store: &dyn Store, name: &str, slot: &Slot) -> Result<u64, ScanError> 
 }
 
 fn get_position(content: &[u8]) -> Option<u64> {
-    (content.len() == 8).then(|| get_u64(content, 0)).filter(|&position| position > 0)
+    (content.len() == 8)
+        .then(|| get_u64(content, 0))
+        .filter(|position| (1..=NUMBER_MAX).contains(position))
+}
+
+/// Reads a cursor's file for a fuzz target: a position that is accepted is one that a cursor can have.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_position(store: &dyn Store, name: &str) {
+    let Ok(Some(slot)) = slots::read(store, &file_name(name), Kind::Cursor) else { return };
+    if let Ok(position) = decode(store, name, &slot) {
+        assert!(position > 0 && position <= NUMBER_MAX);
+        assert_eq!(position.to_le_bytes()[..], slot.content[..]);
+    }
 }
 
 mod error;

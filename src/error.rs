@@ -55,6 +55,16 @@ fn hint_for(error: &io::Error) -> &'static str {
             "the device failed: see the kernel's log, and check the disk before anything else"
         }
         Some(libc::ENOENT) => "the directory or file is gone: was it removed while in use?",
+        Some(libc::ELOOP) => {
+            "a symbolic link has the name of one of the log's files, or the path goes in circles: move \
+             it away"
+        }
+        Some(libc::EISDIR) => "a directory has the name of one of the log's files: move it away",
+        Some(libc::ENOTDIR) => "a part of the path is a file: choose another path",
+        Some(libc::EEXIST) => "something else has that name: move it away, or choose another path",
+        None if error.kind() == io::ErrorKind::InvalidInput => {
+            "something that is no file has the name of one of the log's files: move it away"
+        }
         Some(libc::EINVAL) => "the file system may not support direct I/O at this alignment",
         _ => "",
     }

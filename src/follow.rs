@@ -248,6 +248,21 @@ impl std::error::Error for FollowError {
     }
 }
 
+/// Follows a log in any store up to its end, for a fuzz target. Returns how many records there were.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn poll_store(
+    store: std::sync::Arc<dyn crate::disk::Store>,
+    records_max: usize,
+) -> Result<usize, FollowError> {
+    let mut there = There::of_store(store, Lsn::NONE)?;
+    let mut records = 0;
+    while there.find()? == Found::Record {
+        records += 1;
+        assert!(records <= records_max, "there are not as many records");
+    }
+    Ok(records)
+}
+
 impl From<ReadError> for FollowError {
     fn from(error: ReadError) -> Self {
         FollowError::Read(error)

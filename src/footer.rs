@@ -9,7 +9,8 @@
 //! ```
 
 use crate::frame::{
-    BatchContext, LogId, SegmentHeader, crc32c, get_u32, get_u64, put_u32, put_u64,
+    BatchContext, LogId, NUMBER_MAX, SegmentHeader, crc32c, get_u32, get_u64, is_zero, put_u32,
+    put_u64,
 };
 
 /// Most bytes that a footer takes.
@@ -117,7 +118,10 @@ impl Footer {
             return None;
         }
         let count = get_u32(bytes, 92) as usize;
-        if count > (bytes.len() - HEAD_BYTES) / ENTRY_BYTES {
+        if count > (bytes.len() - HEAD_BYTES) / ENTRY_BYTES
+            || !is_zero(&bytes[96..HEAD_BYTES])
+            || !is_zero(&bytes[HEAD_BYTES + count * ENTRY_BYTES..])
+        {
             return None;
         }
         let entry = |index: usize| {
@@ -157,6 +161,7 @@ impl Footer {
         rising
             && inside
             && self.first_lsn <= self.next_lsn
+            && self.next_lsn <= NUMBER_MAX
             && self.end_offset <= header.segment_bytes
     }
 }

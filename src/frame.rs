@@ -26,6 +26,10 @@ pub const BLOCK_BYTES_MIN: usize = 512;
 /// Largest block of a log in bytes.
 pub const BLOCK_BYTES_MAX: usize = 65536;
 
+/// No record's number, epoch, generation or sequence number reaches more: at a thousand million a second
+/// that takes a century. What says otherwise is not accepted, so that counting on never wraps.
+pub const NUMBER_MAX: u64 = 1 << 62;
+
 const SEGMENT_MAGIC: [u8; 8] = *b"URINGLOG";
 const BATCH_MAGIC: [u8; 4] = *b"ULb1";
 
@@ -158,6 +162,7 @@ impl SegmentHeader {
             return Err(E::Field("segment size"));
         }
         let resume = match get_u32(block, 72) {
+            0 if !is_zero(&block[76..88]) => return Err(E::Field("resume place")),
             0 => None,
             1 => Some(Resume {
                 prev_end_offset: get_u64(block, 80),
@@ -170,6 +175,15 @@ impl SegmentHeader {
             1 => true,
             _ => return Err(E::Field("recycled flag")),
         };
+        // The epoch, the first record, the generation, and the last record that it kept.
+        if [32, 64, 88, 96].iter().any(|&at| get_u64(block, at) > NUMBER_MAX)
+            || segment_bytes > NUMBER_MAX
+        {
+            return Err(E::Field("numbers"));
+        }
+        if resume.is_some() && get_u64(block, 64) == 0 {
+            return Err(E::Field("first record"));
+        }
         let mut log_id = [0; 16];
         log_id.copy_from_slice(&block[16..32]);
         Ok(SegmentHeader {
@@ -269,7 +283,7 @@ pub struct BatchHeader {
 impl BatchHeader {
     /// Number of the last record; `first_lsn - 1` for an empty batch.
     pub fn last_lsn(&self) -> u64 {
-        // No log reaches u64::MAX; hostile bytes may say so, and must not wrap.
+        // No decoded header reaches more than `NUMBER_MAX`.
         self.first_lsn.saturating_add(u64::from(self.count)).saturating_sub(1)
     }
 
@@ -347,7 +361,10 @@ impl BatchHeader {
         if header.context != *context || header.offset != offset {
             return Err(E::OtherLife);
         }
+        // The number behind the last record; both are far below where a sum could wrap.
+        let behind = header.first_lsn.checked_add(u64::from(header.count));
         if header.first_lsn == 0
+            || behind.is_none_or(|behind| behind > NUMBER_MAX)
             || header.synced_lsn >= header.first_lsn
             || get_u64(bytes, 88) != 0
             || (header.count == 0 && header.payload_bytes != 0)
@@ -502,7 +519,7 @@ pub fn parse_segment_name(name: &str) -> Option<u64> {
     let epoch = (digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit()))
         .then(|| digits.parse().ok())??;
     // The next epoch must be one, too.
-    (epoch > 0 && epoch < u64::MAX).then_some(epoch)
+    (epoch > 0 && epoch < NUMBER_MAX).then_some(epoch)
 }
 
 /// Whether every byte is zero.

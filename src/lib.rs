@@ -80,6 +80,9 @@ mod follow;
 mod footer;
 mod fork;
 mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod index;
 mod log;
 mod lsn;
@@ -110,7 +113,8 @@ mod stats;
 mod status;
 mod sync;
 mod tail;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code))]
 mod testing;
 mod ticket;
 mod timing;

@@ -60,7 +60,12 @@ impl Log {
 
     pub(crate) fn open_with(options: Options, dir: &Path) -> Result<Log, OpenError> {
         options.validate()?;
-        let store = OsStore::open(dir, options.create, options.buffered)?;
+        let store = OsStore::open_with_mode(
+            dir,
+            options.create,
+            options.buffered,
+            Some(options.file_mode),
+        )?;
         let parts = Parts::assemble(store, &options, Clock::system(), Arc::new(system_entropy))?;
         parts.start(options)
     }

@@ -4,7 +4,7 @@
 
 use crate::disk::Store;
 use crate::error::{Damage, IoError};
-use crate::frame::{LogId, get_u32, get_u64, put_u32, put_u64};
+use crate::frame::{LogId, NUMBER_MAX, get_u32, get_u64, is_zero, put_u32, put_u64};
 use crate::segment::ScanError;
 use crate::slots::{self, Kind, SlotFile};
 
@@ -54,7 +54,7 @@ impl Mark {
         }
     }
 
-    fn encode(&self) -> [u8; CONTENT_BYTES] {
+    pub(crate) fn encode(&self) -> [u8; CONTENT_BYTES] {
         let mut bytes = [0; CONTENT_BYTES];
         put_u64(&mut bytes, 0, self.first_epoch);
         put_u64(&mut bytes, 8, self.first_lsn);
@@ -75,6 +75,7 @@ impl Mark {
             return None;
         }
         let closed = match get_u32(bytes, 60) {
+            0 if !is_zero(&bytes[40..60]) => return None,
             0 => None,
             1 => Some(Closed {
                 epoch: get_u64(bytes, 40),
@@ -91,7 +92,8 @@ impl Mark {
             truncated_after: get_u64(bytes, 32),
             closed,
         };
-        (mark.first_epoch > 0 && mark.first_lsn > 0).then_some(mark)
+        let in_range = (0..5).all(|index| get_u64(bytes, 8 * index) <= NUMBER_MAX);
+        (in_range && mark.first_epoch > 0 && mark.first_lsn > 0).then_some(mark)
     }
 }
 

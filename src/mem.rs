@@ -26,6 +26,8 @@ impl AlignedBuf {
     /// Allocates `len` zeroed bytes.
     pub(crate) fn new(len: usize) -> io::Result<Self> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+        #[cfg(feature = "fuzzing")]
+        crate::fuzzing::note_buffer(len);
         let (memory, huge) = if len <= HEAP_BYTES_MAX {
             // A mapping costs two calls, which every thread of the process feels, and a page fault
             // for each page.

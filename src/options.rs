@@ -75,6 +75,7 @@ pub struct Options {
     pub(crate) retain_age: Option<Duration>,
     pub(crate) retain_past_cursors: bool,
     pub(crate) tail_bytes: usize,
+    pub(crate) file_mode: u32,
 }
 
 impl Default for Options {
@@ -107,6 +108,7 @@ impl Default for Options {
             retain_age: None,
             retain_past_cursors: false,
             tail_bytes: 4 << 20,
+            file_mode: 0o600,
         }
     }
 }
@@ -322,6 +324,20 @@ impl Options {
         self
     }
 
+    /// Mode of the files that the log makes, whatever the umask is: 0600 (the default: private to the
+    /// user who writes), and bits of 0066 with it. A directory that is made gets the same bits, and the right
+    /// to search it where there is one to read: 0700 unless asked otherwise. What is there already keeps
+    /// its mode.
+    ///
+    /// Readers that run as another user need the right to read: 0640 for a group, 0644 for all (and
+    /// a directory that lets them in). With no right to write they follow the log too, but are not woken:
+    /// they look every 20 ms at the latest. Who moves cursors needs the right to write, too: 0660. Cursors made by another
+    /// process than the writer get the mode of the file `log.lock`.
+    pub fn file_mode(mut self, mode: u32) -> Self {
+        self.file_mode = mode;
+        self
+    }
+
     /// The most memory in bytes that a log opened with these options takes: rings and their spares,
     /// window, buffers, large records, the tail for followers. Most of it is touched only when it is
     /// needed.
@@ -364,6 +380,10 @@ impl Options {
     /// time), and fills the first segment of a new log with zeros. Right after it, appends may wait
     /// (or say [`Full`](crate::AppendError::Full)) until further segments stand ready, where the
     /// rings could hold more than the first takes.
+    ///
+    /// The files that it makes are private to the user: see [`file_mode`](Self::file_mode). `dir` may be a
+    /// symbolic link to a directory; in it nothing is followed: what has the name of one of the log's
+    /// files and is a link, a pipe, or a device is an error. Files with other names are left alone.
     ///
     /// A file size limit (`ulimit -f`) below the segment size sends SIGXFSZ, which ends a process that
     /// does not ignore it.
@@ -410,6 +430,12 @@ impl Options {
         }
         if self.tail_bytes != 0 {
             check("tail_bytes", self.tail_bytes as u64, 64 << 10, 1024 * MIB, "bytes")?;
+        }
+        if self.file_mode & !0o666 != 0 || self.file_mode & 0o600 != 0o600 {
+            return invalid(
+                "file_mode",
+                "must have the bits 0600, and none but those of 0666: 0600, 0640, 0660, …",
+            );
         }
         if let Some(core) = self.writer_core {
             check("writer_core", core as u64, 0, libc::CPU_SETSIZE as u64 - 1, "")?;

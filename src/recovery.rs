@@ -9,6 +9,7 @@
 mod inspect;
 mod layout;
 mod meter;
+mod names;
 mod report;
 pub(crate) mod rewrite;
 mod survey;
@@ -19,25 +20,24 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use inspect::inspect;
 pub(crate) use inspect::vouched_lsn;
 pub use inspect::{Inspection, SegmentInfo, SegmentState, inspect_dir};
 pub use report::{RecoveryReport, TornTail};
 
-use crate::cursor::CURSOR_SUFFIX;
 use crate::disk::{Access, File, Store};
 use crate::error::{IoError, OpenError};
 use crate::footer::FOOTER_BYTES_MAX;
-use crate::frame::{self, LogId, Resume, SegmentHeader};
+use crate::frame::{LogId, Resume, SegmentHeader};
 use crate::index::SegmentIndex;
 use crate::lsn::Lsn;
-use crate::mark::{MARK_NAME, Mark, MarkFile};
+use crate::mark::{Mark, MarkFile};
 use crate::mem::AlignedBuf;
-use crate::segment::{self, Entropy, Filler, LiveSegment, ScanError, TMP_SUFFIX};
-use crate::status::STATUS_NAME;
+use crate::segment::{self, Entropy, Filler, LiveSegment, ScanError};
 pub(crate) use layout::GiveUp;
 use meter::Meter;
+use names::{check_names_are_free, sweep_tmp};
 use rewrite::{End, Rest};
 use survey::Survey;
 pub(crate) use survey::first_lsn_of;
@@ -153,32 +153,8 @@ fn clear_away(store: &dyn Store, survey: &Survey) -> Result<(), OpenError> {
     Ok(sync_dir(store)?)
 }
 
-/// Removes what an interrupted preparation or recovery left.
-fn sweep_tmp(store: &dyn Store) -> Result<usize, IoError> {
-    let names = store.list().map_err(|e| IoError::new("list", segment::dir_path(store), e))?;
-    let mut swept = 0;
-    for name in names.iter().filter(|name| is_ours(name)) {
-        store.remove(name).map_err(|e| IoError::new("remove", store.path(name), e))?;
-        swept += 1;
-    }
-    Ok(swept)
-}
-
-/// Whether a name is that of a temporary file of the log's. Others are the user's.
-fn is_ours(name: &str) -> bool {
-    name.strip_suffix(TMP_SUFFIX).is_some_and(|stem| {
-        frame::parse_segment_name(stem).is_some()
-            || stem == MARK_NAME
-            || stem == "truncation"
-            || stem == STATUS_NAME
-            || stem.ends_with(CURSOR_SUFFIX)
-            || stem == "calibrate"
-            || stem == "calibration"
-            || stem.starts_with("direct-")
-    })
-}
-
 fn create(store: &dyn Store, config: &RecoverConfig<'_>) -> Result<Recovered, OpenError> {
+    check_names_are_free(store)?;
     let mut id = [0; 16];
     for half in id.chunks_exact_mut(8) {
         half.copy_from_slice(&draw(store, config)?.to_le_bytes());

@@ -125,9 +125,6 @@ impl BatchCursor {
             Ok(found) => found,
             Err(error) => return invalid(error),
         };
-        if header.first_lsn.checked_add(u64::from(header.count)).is_none() {
-            return invalid(BatchError::Field);
-        }
         if self.next_lsn.is_some_and(|lsn| lsn != header.first_lsn)
             || self.prev_crc.is_some_and(|crc| crc != header.prev_crc)
         {
@@ -334,6 +331,12 @@ pub(crate) struct Sweep {
     pub(crate) found: Option<BatchHeader>,
 }
 
+/// A file that is larger than any that the options allow: it is a fake, or mostly holes, and is not to be
+/// read for hours.
+const HUGE_BYTES: u64 = 64 << 30;
+/// Zeros in sequence, in such a file, from which on it is asked where the hole ends.
+const ZEROS_BYTES: u64 = 1 << 20;
+
 /// Looks at every block from `from` to `limit` for batch headers, whatever their chain, until one
 /// is `wanted`.
 pub(crate) fn sweep(
@@ -350,7 +353,18 @@ pub(crate) fn sweep(
     let mut sweep = Sweep::default();
     let footer_at = footer::footer_offset(&segment.header);
     let mut offset = from;
+    let mut look_for_data_at = from.saturating_add(ZEROS_BYTES);
     while offset < limit {
+        if limit > HUGE_BYTES && offset >= look_for_data_at {
+            let data = file.next_data(offset)?.min(limit);
+            // The footer's block is looked at in any case.
+            let data = if offset <= footer_at { data.min(footer_at) } else { data };
+            offset = offset.max(data - data % block);
+            look_for_data_at = offset.saturating_add(ZEROS_BYTES);
+            if offset >= limit {
+                break;
+            }
+        }
         if offset == footer_at && limit == segment.header.segment_bytes {
             let bytes = window.bytes(offset, (limit - offset) as usize)?;
             if Footer::decode(bytes, &segment.header).is_some() {
@@ -363,6 +377,7 @@ pub(crate) fn sweep(
             break;
         }
         if !frame::is_zero(bytes) {
+            look_for_data_at = offset.saturating_add(ZEROS_BYTES);
             if !segment.header.recycled {
                 sweep.nonzero_end = offset + bytes.len() as u64;
             }

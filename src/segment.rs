@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use crate::disk::{Access, File, Store};
 use crate::error::{Damage, IoError, OpenError, ReadError};
-use crate::frame::{self, BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, SegmentHeader, SegmentHeaderError};
+use crate::frame::{
+    self, BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, LogId, SegmentHeader, SegmentHeaderError,
+};
 use crate::mem::AlignedBuf;
 
 /// Ending of the name of a file that is not finished; recovery removes such files.
@@ -281,6 +283,17 @@ impl Segment {
         }
     }
 
+    /// Refuses a segment of another log.
+    pub(crate) fn check_log(&self, store: &dyn Store, log_id: LogId) -> Result<(), ScanError> {
+        if self.header.log_id == log_id {
+            return Ok(());
+        }
+        let path = segment_path(store, self.epoch);
+        let found = self.header.log_id;
+        let reason = format!("it is of log {found}, and the others are of log {log_id}");
+        Err(ScanError::Foreign { path, reason })
+    }
+
     /// Where its batches end at the latest, given the segment behind it: a successor made by
     /// recovery says where this one ended, whatever bytes follow.
     pub(crate) fn limit(&self, next: Option<&SegmentHeader>) -> u64 {
@@ -306,11 +319,20 @@ pub(crate) fn open_file(
 ) -> Result<Arc<dyn File>, ScanError> {
     store.open(&frame::segment_name(epoch), access).map_err(|error| {
         let path = segment_path(store, epoch);
-        if error.raw_os_error() == Some(libc::ELOOP) {
-            return ScanError::Foreign { path, reason: "it is a symbolic link".to_owned() };
-        }
-        ScanError::Io(IoError::new("open", path, error))
+        not_opened(path, error)
     })
+}
+
+/// Why a file of the log could not be opened: something else may have its name.
+pub(crate) fn not_opened(path: PathBuf, error: io::Error) -> ScanError {
+    let reason = match error.raw_os_error() {
+        Some(libc::ELOOP) => "it is a symbolic link".to_owned(),
+        Some(libc::EISDIR) => "it is a directory".to_owned(),
+        // A pipe, a socket, a device: the store says which.
+        None if error.kind() == io::ErrorKind::InvalidInput => error.to_string(),
+        _ => return ScanError::Io(IoError::new("open", path, error)),
+    };
+    ScanError::Foreign { path, reason }
 }
 
 /// Reads a segment's header: the first copy, or the second where the first is damaged.

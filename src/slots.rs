@@ -15,13 +15,15 @@ use std::sync::Arc;
 
 use crate::disk::{Access, File, Store};
 use crate::error::{Damage, IoError};
-use crate::frame::{BLOCK_BYTES_MAX, LogId, crc32c, get_u32, get_u64, is_zero, put_u32, put_u64};
+use crate::frame::{
+    BLOCK_BYTES_MAX, LogId, NUMBER_MAX, crc32c, get_u32, get_u64, is_zero, put_u32, put_u64,
+};
 use crate::mem::AlignedBuf;
-use crate::segment::{ScanError, TMP_SUFFIX};
+use crate::segment::{self, ScanError, TMP_SUFFIX};
 
 const MAGIC: [u8; 4] = *b"ULs1";
 const SLOT_BYTES: usize = 512;
-const SLOT_STRIDE: u64 = BLOCK_BYTES_MAX as u64;
+pub(crate) const SLOT_STRIDE: u64 = BLOCK_BYTES_MAX as u64;
 const HEAD_BYTES: usize = 40;
 /// Most bytes of content.
 pub(crate) const CONTENT_BYTES_MAX: usize = SLOT_BYTES - HEAD_BYTES;
@@ -109,7 +111,7 @@ impl SlotFile {
     ) -> Result<Option<(SlotFile, Slot)>, ScanError> {
         let file = match store.open(name, Access::Write) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(IoError::new("open", store.path(name), error).into()),
+            Err(error) => return Err(segment::not_opened(store.path(name), error)),
             Ok(file) => file,
         };
         let slot = read_file(store, &*file, name, kind)?;
@@ -137,6 +139,9 @@ impl SlotFile {
 
     fn put(&self, store: &dyn Store, sequence: u64, content: &[u8]) -> Result<(), IoError> {
         let put = || -> io::Result<()> {
+            if sequence > NUMBER_MAX {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "no number is left for it"));
+            }
             let block = block_bytes(store);
             let bytes = slot_block(block, self.kind, self.log_id, sequence, content)?;
             self.file.write_at(sequence % 2 * SLOT_STRIDE, &bytes[..block])?;
@@ -150,7 +155,7 @@ impl SlotFile {
 pub(crate) fn read(store: &dyn Store, name: &str, kind: Kind) -> Result<Option<Slot>, ScanError> {
     match store.open(name, Access::Read) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(IoError::new("open", store.path(name), error).into()),
+        Err(error) => Err(segment::not_opened(store.path(name), error)),
         Ok(file) => read_file(store, &*file, name, kind).map(Some),
     }
 }
@@ -169,7 +174,9 @@ fn read_file(
     for offset in [0, SLOT_STRIDE] {
         match file.read_at(offset, &mut bytes[..block]) {
             Ok(read) => {
+                // One in the other's place was not written by this code, which would write over it next.
                 if let Some(slot) = decode(&bytes[..read], kind)
+                    && slot.sequence % 2 * SLOT_STRIDE == offset
                     && newest.as_ref().is_none_or(|newest| newest.sequence < slot.sequence)
                 {
                     newest = Some(slot);
@@ -233,7 +240,7 @@ fn block_bytes(store: &dyn Store) -> usize {
     store.facts().block_bytes.max(SLOT_BYTES)
 }
 
-fn slot_block(
+pub(crate) fn slot_block(
     block: usize,
     kind: Kind,
     log_id: LogId,
@@ -263,6 +270,7 @@ fn decode(bytes: &[u8], kind: Kind) -> Option<Slot> {
     let len = get_u32(slot, 28) as usize;
     if get_u32(slot, 24) != kind as u32
         || len > CONTENT_BYTES_MAX
+        || get_u64(slot, 32) > NUMBER_MAX
         || !is_zero(&slot[HEAD_BYTES + len..])
     {
         return None;

@@ -258,7 +258,9 @@ impl Said {
             && bytes[16..32] == log_id.0
             && half(CHECKSUM) == frame::crc32c(&bytes[..CHECKSUM]);
         let said = Said { source: (word(32), word(64)), generation: word(40) };
-        (is_valid && said.durable() > 0).then_some(said)
+        // No log reaches more, and the number is counted on from.
+        let is_number = (1..=frame::NUMBER_MAX).contains(&said.durable());
+        (is_valid && is_number).then_some(said)
     }
 }
 
@@ -295,8 +297,20 @@ impl StatusView {
 
     /// Tells the writer that somebody reads, so that it says each number at once.
     pub(crate) fn announce(&self) {
-        // Without it the page is some milliseconds old.
-        let _told = self.place.as_ref().map(|place| place.write(WAITERS, &1u32.to_le_bytes()));
+        // Without it the page is some milliseconds old. In a file that is no page of this log nothing is written.
+        let _told = self
+            .place
+            .as_ref()
+            .filter(|_| self.is_ours())
+            .map(|place| place.write(WAITERS, &1u32.to_le_bytes()));
+    }
+
+    /// Whether the file is a page of this log, and not somebody's file that has its name.
+    fn is_ours(&self) -> bool {
+        let mut start = [0; 32];
+        matches!(read(self.file.as_fd(), 0, &mut start), Ok(32))
+            && start[..8] == MAGIC
+            && start[16..] == self.log_id.0
     }
 
     /// Whether [`wait`](Self::wait) can sleep until the writer wakes it.
@@ -309,7 +323,8 @@ impl StatusView {
     pub(crate) fn wait(&self, timeout: Duration, is_news: impl Fn(&Said) -> bool) -> bool {
         let Some(place) = &self.place else { return false };
         let mut count = [0; 4];
-        if !matches!(place.read(FUTEX, &mut count), Ok(4))
+        if !self.is_ours()
+            || !matches!(place.read(FUTEX, &mut count), Ok(4))
             || place.write(WAITERS, &1u32.to_le_bytes()).is_err()
         {
             return false;
@@ -406,5 +421,25 @@ impl Drop for SleepingPlace {
         // SAFETY: the range is this mapping's own, and nobody borrows it any more.
         let unmapped = unsafe { munmap(self.start.as_ptr(), PAGE_BYTES) };
         debug_assert!(unmapped.is_ok());
+    }
+}
+
+/// Reads a page for a fuzz target: what is accepted has a valid checksum and says something.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_page(bytes: &[u8], repaired: bool) {
+    let mut page = [0; SAID_BYTES];
+    let len = bytes.len().min(SAID_BYTES);
+    page[..len].copy_from_slice(&bytes[..len]);
+    let log_id = LogId([7; 16]);
+    if repaired {
+        page[..8].copy_from_slice(&MAGIC);
+        page[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        page[16..32].copy_from_slice(&log_id.0);
+        let checksum = frame::crc32c(&page[..CHECKSUM]);
+        page[CHECKSUM..].copy_from_slice(&checksum.to_le_bytes());
+    }
+    if let Some(said) = Said::decode(&page, log_id) {
+        assert!((1..=frame::NUMBER_MAX).contains(&said.durable()));
+        assert_eq!(frame::get_u32(&page, CHECKSUM), frame::crc32c(&page[..CHECKSUM]));
     }
 }

@@ -259,11 +259,19 @@ impl Seeded {
 
 /// Recovers with test settings.
 pub(crate) fn open(store: &Arc<MemStore>, segment_bytes: u64) -> Result<Recovered, OpenError> {
-    let random = Seeded::new(store.total_bytes() as u64 + 7);
+    open_store(store.clone(), store.total_bytes() as u64 + 7, segment_bytes)
+}
+
+/// The same, in any store, with a seed for what is drawn.
+pub(crate) fn open_store(
+    store: Arc<dyn Store>,
+    seed: u64,
+    segment_bytes: u64,
+) -> Result<Recovered, OpenError> {
+    let random = Seeded::new(seed);
     let entropy = || Ok(random.draw());
     let config =
         RecoverConfig { create: true, segment_bytes, wall_now_ns: 1_000, entropy: &entropy };
-    let store: Arc<dyn Store> = store.clone();
     recover(&store, &config)
 }
 

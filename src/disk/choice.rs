@@ -36,7 +36,7 @@ pub(crate) fn asked(candidates: &[Method], depth: Option<usize>) -> String {
 
 /// The kept choice, if it answers the same question on the same device and kernel and is not old.
 pub(crate) fn load(store: &dyn Store, asked: &str) -> Option<Choice> {
-    let file = store.open(FILE_NAME, Access::Read).ok()?;
+    let file = store.open(KEPT_NAME, Access::Read).ok()?;
     let len = usize::try_from(file.len().ok()?).ok().filter(|&len| len <= FILE_BYTES_MAX)?;
     let mut buf = AlignedBuf::new(len.next_multiple_of(store.facts().block_bytes)).ok()?;
     let read = file.read_at(0, &mut buf).ok()?;
@@ -55,7 +55,7 @@ pub(crate) fn save(store: &dyn Store, asked: &str, choice: &Choice) -> io::Resul
         _ => {}
     }
     store.create(TEMP_NAME)?.write_at(0, &buf)?;
-    store.rename(TEMP_NAME, FILE_NAME)
+    store.rename(TEMP_NAME, KEPT_NAME)
 }
 
 /// The lines that must be the same for the file to be of use.
@@ -132,9 +132,24 @@ fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-const FILE_NAME: &str = "calibration";
+/// Name of the file.
+pub(crate) const KEPT_NAME: &str = "calibration";
 const TEMP_NAME: &str = "calibration.tmp";
 const FILE_BYTES_MAX: usize = 64 << 10;
+
+/// Reads a kept choice for a fuzz target: what is accepted can be written, and read again as the same.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_text(bytes: &[u8]) {
+    const HEADING: &str = "version=1\ndevice=8:1\n";
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    for text in [text.to_owned(), format!("{HEADING}{text}")] {
+        let Some(choice) = parse(&text, HEADING, 1000) else { continue };
+        assert!(choice.probes.len() <= text.len(), "no more than the text says");
+        let again = parse(&render(HEADING, &choice, 1000), HEADING, 1000);
+        let again = again.map(|again| (again.method, again.depth, again.probes.len()));
+        assert_eq!(again, Some((choice.method, choice.depth, choice.probes.len())));
+    }
+}
 
 #[cfg(test)]
 mod tests {

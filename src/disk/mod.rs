@@ -105,6 +105,11 @@ pub(crate) trait File: Send + Sync {
     fn len(&self) -> io::Result<u64>;
     /// Reads until `buf` is full or the file ends; returns the bytes read.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+    /// Where the next bytes at `offset` or behind it stand that are not a hole, which reads as zeros; the
+    /// end of the file where there are none. `offset` itself is always a right answer.
+    fn next_data(&self, offset: u64) -> io::Result<u64> {
+        Ok(offset)
+    }
     /// Writes all of `buf`. After an error any part of it may have been written.
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()>;
     /// Reserves space for the first `len` bytes and sets the size to that. File systems that cannot

@@ -2,6 +2,8 @@
 //! readers, the lock, and what can be found out about the device.
 #![allow(unsafe_code)]
 
+mod entry;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
@@ -29,18 +31,35 @@ pub(crate) struct OsStore {
     dir: OwnedFd,
     facts: DeviceFacts,
     dir_syncs: DirSyncs,
+    /// Of the files that are made here.
+    file_mode: Mode,
 }
 
 impl OsStore {
-    /// Opens the directory for writing, creating it (mode 0700) with `create`. Whether direct I/O
-    /// works is found by a real write; where it does not, files go through the page cache with
-    /// `buffered_allowed`.
+    /// Opens the directory for writing, creating it with `create`. Whether direct I/O works is found by
+    /// a real write; where it does not, files go through the page cache with `buffered_allowed`. Files
+    /// get the mode that the log's lock has, or are private.
     pub(crate) fn open(
         path: &Path,
         create: bool,
         buffered_allowed: bool,
     ) -> Result<Arc<OsStore>, OpenError> {
-        let dir = if create { create_dir(path)? } else { open_dir(path)? };
+        OsStore::open_with_mode(path, create, buffered_allowed, None)
+    }
+
+    /// The same, with a mode for the files that are made.
+    pub(crate) fn open_with_mode(
+        path: &Path,
+        create: bool,
+        buffered_allowed: bool,
+        file_mode: Option<u32>,
+    ) -> Result<Arc<OsStore>, OpenError> {
+        let asked = file_mode.map(Mode::from_raw_mode);
+        let dir = match create {
+            true => create_dir(path, asked.unwrap_or(entry::PRIVATE))?,
+            false => open_dir(path)?,
+        };
+        let file_mode = asked.unwrap_or_else(|| mode_of_lock(&dir));
         let facts = match probe_direct(&dir) {
             // A full disk must not keep a log from being opened: its segments tell as much.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
@@ -55,7 +74,8 @@ impl OsStore {
                 fix: "put the log on another file system, or allow buffered I/O (option buffered)",
             });
         }
-        Ok(Arc::new(OsStore { path: path.to_owned(), dir, facts, dir_syncs: DirSyncs::default() }))
+        let dir_syncs = DirSyncs::default();
+        Ok(Arc::new(OsStore { path: path.to_owned(), dir, facts, dir_syncs, file_mode }))
     }
 
     /// Opens the directory for reading: nothing in it is ever created or changed. A file that
@@ -64,13 +84,13 @@ impl OsStore {
         let dir = open_dir(path)?;
         let facts = read_only_facts(&dir)
             .map_err(|error| IoError::new("look into the directory", path, error))?;
-        Ok(Arc::new(OsStore { path: path.to_owned(), dir, facts, dir_syncs: DirSyncs::default() }))
+        let (dir_syncs, file_mode) = (DirSyncs::default(), entry::PRIVATE);
+        Ok(Arc::new(OsStore { path: path.to_owned(), dir, facts, dir_syncs, file_mode }))
     }
 
-    fn open_flags(&self, flags: OFlags, name: &str) -> rustix::io::Result<OwnedFd> {
-        debug_assert!(!name.contains('/'));
-        let direct = if self.facts.direct { OFlags::DIRECT } else { OFlags::empty() };
-        open_at(&self.dir, name, flags | direct)
+    /// How files are opened that hold data.
+    fn direct(&self) -> OFlags {
+        if self.facts.direct { OFlags::DIRECT } else { OFlags::empty() }
     }
 
     fn file(&self, fd: OwnedFd) -> Arc<dyn File> {
@@ -88,13 +108,12 @@ impl Store for OsStore {
     }
 
     fn lock(&self) -> Result<LockGuard, LockError> {
-        let failed = |action: &str, error: Errno| {
-            LockError::Io(IoError::new(action, self.path(LOCK_NAME), error.into()))
+        let failed = |action: &str, error: io::Error| {
+            LockError::Io(IoError::new(action, self.path(LOCK_NAME), error))
         };
         let deadline = Instant::now() + LOCK_PATIENCE;
         loop {
-            // Not through `open_flags`: the lock file is never written, let alone directly.
-            let fd = open_at(&self.dir, LOCK_NAME, OFlags::RDWR | OFlags::CREATE)
+            let fd = entry::open_or_create(&self.dir, LOCK_NAME, self.file_mode)
                 .map_err(|error| failed("open the lock file", error))?;
             match fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
                 // Somebody may have removed the file meanwhile: a lock on it would exclude nobody.
@@ -102,7 +121,7 @@ impl Store for OsStore {
                     return Ok(LockGuard(Box::new(Flock { fd, fork: ForkGuard::new() })));
                 }
                 Ok(()) | Err(Errno::WOULDBLOCK | Errno::INTR) => {}
-                Err(error) => return Err(failed("lock", error)),
+                Err(error) => return Err(failed("lock", error.into())),
             }
             // A killed process' io_uring keeps its files open for a moment, and so the lock.
             if Instant::now() >= deadline {
@@ -147,23 +166,18 @@ impl Store for OsStore {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let fd = self.open_flags(OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, name)?;
-        Ok(self.file(fd))
+        debug_assert!(!name.contains('/'));
+        Ok(self.file(entry::create(&self.dir, name, self.direct(), self.file_mode)?))
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
-        // Looked at first, since opening a named pipe would wait for its other end.
-        let stat = fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => {}
-            FileType::Symlink => return Err(Errno::LOOP.into()),
-            FileType::Directory => return Err(Errno::ISDIR.into()),
-            _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
-        }
+        debug_assert!(!name.contains('/'));
         let fd = match access {
-            Access::Write => self.open_flags(OFlags::RDWR, name)?,
-            Access::Read => match self.open_flags(OFlags::RDONLY, name) {
-                Err(Errno::INVAL) => open_at(&self.dir, name, OFlags::RDONLY)?,
+            Access::Write => entry::open(&self.dir, name, OFlags::RDWR | self.direct())?,
+            Access::Read => match entry::open(&self.dir, name, OFlags::RDONLY | self.direct()) {
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    entry::open(&self.dir, name, OFlags::RDONLY)?
+                }
                 opened => opened?,
             },
         };
@@ -184,17 +198,24 @@ impl Store for OsStore {
 
     fn open_status(&self, name: &str, len: u64, make: bool) -> io::Result<OwnedFd> {
         let found = fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW);
-        // Opening a pipe of that name would wait for its other end.
         let usable = found.as_ref().is_ok_and(|stat| {
             FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
                 && u64::try_from(stat.st_size) == Ok(len)
+                // One that has another name as well may be somebody's file: it is not written to.
+                && (stat.st_nlink == 1 || !make)
         });
         if usable {
-            return match open_at(&self.dir, name, OFlags::RDWR) {
-                Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) if !make => {
-                    Ok(open_at(&self.dir, name, OFlags::RDONLY)?)
+            return match entry::open(&self.dir, name, OFlags::RDWR) {
+                Err(error)
+                    if !make
+                        && matches!(
+                            error.raw_os_error(),
+                            Some(libc::EACCES | libc::EPERM | libc::EROFS)
+                        ) =>
+                {
+                    entry::open(&self.dir, name, OFlags::RDONLY)
                 }
-                opened => Ok(opened?),
+                opened => opened,
             };
         }
         if !make {
@@ -206,7 +227,7 @@ impl Store for OsStore {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(error.into()),
         }
-        let fd = open_at(&self.dir, &*tmp, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
+        let fd = entry::create(&self.dir, &tmp, OFlags::empty(), self.file_mode)?;
         let zeros = vec![0; usize::try_from(len).unwrap_or(0)];
         write_all_at(fd.as_fd(), 0, &zeros, 1, ReadWriteFlags::empty())?;
         fs::fsync(&fd)?;
@@ -312,6 +333,15 @@ impl File for OsFile {
         Ok(filled)
     }
 
+    fn next_data(&self, offset: u64) -> io::Result<u64> {
+        match fs::seek(&self.fd, fs::SeekFrom::Data(offset)) {
+            Ok(at) => Ok(at.max(offset)),
+            Err(Errno::NXIO) => Ok(self.len()?.max(offset)),
+            // A file system that does not know.
+            Err(_) => Ok(offset),
+        }
+    }
+
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
         write_all_at(self.fd.as_fd(), offset, buf, self.align, ReadWriteFlags::empty())
     }
@@ -375,10 +405,10 @@ impl Drop for Flock {
 impl OsStore {
     /// None: somebody else has it, or it is to be tried again.
     fn flock_cursors(&self, operation: FlockOperation) -> Result<Option<LockGuard>, IoError> {
-        let failed = |action: &str, error: Errno| {
-            IoError::new(action, self.path(CURSORS_LOCK_NAME), error.into())
+        let failed = |action: &str, error: io::Error| {
+            IoError::new(action, self.path(CURSORS_LOCK_NAME), error)
         };
-        let fd = open_at(&self.dir, CURSORS_LOCK_NAME, OFlags::RDWR | OFlags::CREATE)
+        let fd = entry::open_or_create(&self.dir, CURSORS_LOCK_NAME, self.file_mode)
             .map_err(|error| failed("open the lock file", error))?;
         match fs::flock(&fd, operation) {
             // A lock on a file that lost its name would exclude nobody.
@@ -386,7 +416,7 @@ impl OsStore {
                 Ok(Some(LockGuard(Box::new(Flock { fd, fork: ForkGuard::new() }))))
             }
             Ok(()) | Err(Errno::INTR | Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(failed("lock", error)),
+            Err(error) => Err(failed("lock", error.into())),
         }
     }
 
@@ -434,13 +464,20 @@ fn parse_holder(locks: &str, major: u32, minor: u32, inode: u64) -> Option<u32> 
     (same_inode.len() == 1).then(|| same_inode[0])
 }
 
-fn open_at(
-    dir: &OwnedFd,
-    name: impl rustix::path::Arg,
-    flags: OFlags,
-) -> rustix::io::Result<OwnedFd> {
-    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::io::retry_on_intr(|| fs::openat(dir, name.as_str()?, flags, Mode::RUSR | Mode::WUSR))
+/// The mode of a log that is there, as its lock has it.
+fn mode_of_lock(dir: &OwnedFd) -> Mode {
+    match fs::statat(dir, LOCK_NAME, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
+            entry::PRIVATE | Mode::from_raw_mode(stat.st_mode & 0o666)
+        }
+        _ => entry::PRIVATE,
+    }
+}
+
+/// Who may read the files of a directory with this mode may also look them up.
+fn dir_mode(file_mode: Mode) -> Mode {
+    let bits = file_mode.as_raw_mode();
+    Mode::from_raw_mode(bits | (bits & 0o444) >> 2)
 }
 
 fn open_dir(path: &Path) -> Result<OwnedFd, OpenError> {
@@ -453,7 +490,7 @@ fn open_dir(path: &Path) -> Result<OwnedFd, OpenError> {
 
 /// Creates what is missing of the path, and makes the names durable. The directory's own name is
 /// synced even when it was there, until it holds a segment: whoever made it may have died before.
-fn create_dir(path: &Path) -> Result<OwnedFd, OpenError> {
+fn create_dir(path: &Path, file_mode: Mode) -> Result<OwnedFd, OpenError> {
     let failed = |action: &str, error: io::Error| IoError::new(action, path, error);
     let missing =
         path.ancestors().take_while(|part| !part.as_os_str().is_empty() && !part.exists()).count();
@@ -463,13 +500,18 @@ fn create_dir(path: &Path) -> Result<OwnedFd, OpenError> {
         .create(path)
         .map_err(|error| failed("create the directory", error))?;
     let dir = open_dir(path)?;
+    if missing > 0 {
+        // The umask may have taken something away, or the mode is a wider one.
+        entry::set_mode(&dir, dir_mode(file_mode))
+            .map_err(|error| failed("set the mode of", error.into()))?;
+    }
     let list_failed = |error| failed("list the directory", error);
     if missing == 0 && any_segment(&dir).map_err(list_failed)?.is_some() {
         return Ok(dir);
     }
     let mut parent = dir.try_clone().map_err(|error| failed("open the directory", error))?;
     for _ in 0..missing.max(1) {
-        parent = match open_at(&parent, "..", OFlags::RDONLY | OFlags::DIRECTORY) {
+        parent = match entry::open_at(&parent, "..", OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(parent) => parent,
             // A parent that we may pass but not read cannot be synced by us.
             Err(Errno::ACCESS | Errno::PERM) => break,
@@ -490,8 +532,7 @@ fn probe_direct(dir: &OwnedFd) -> io::Result<DeviceFacts> {
     // Relaxed: only uniqueness counts.
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
     let name = format!("direct-{}-{serial}.tmp", std::process::id());
-    let created = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-    let file = open_at(dir, &*name, created)?;
+    let file = entry::create(dir, &name, OFlags::empty(), entry::PRIVATE)?;
     let probed = device::facts(file.as_fd()).and_then(|mut facts| {
         facts.direct = try_direct(&file, &mut facts.block_bytes)?;
         if !facts.direct {
@@ -539,11 +580,11 @@ fn try_direct(file: &OwnedFd, block_bytes: &mut usize) -> io::Result<bool> {
 fn read_only_facts(dir: &OwnedFd) -> io::Result<DeviceFacts> {
     // The segment may be removed or renamed at any moment: then the directory has to do.
     if let Some(name) = any_segment(dir)?
-        && let Ok(file) = open_at(dir, &*name, OFlags::RDONLY)
+        && let Ok(file) = entry::open(dir, &name, OFlags::RDONLY)
     {
         let mut facts = device::facts(file.as_fd())?;
         let mut block = AlignedBuf::new(facts.block_bytes)?;
-        facts.direct = open_at(dir, &*name, OFlags::RDONLY | OFlags::DIRECT)
+        facts.direct = entry::open(dir, &name, OFlags::RDONLY | OFlags::DIRECT)
             .is_ok_and(|file| rustix::io::pread(&file, &mut *block, 0).is_ok());
         return Ok(facts);
     }

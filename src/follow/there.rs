@@ -59,10 +59,14 @@ pub(super) struct There {
 
 impl There {
     pub(super) fn open(dir: &Path, from: Lsn) -> Result<There, ReadError> {
-        let reader = Reader::open_dir(dir, from)?;
-        let store: Arc<dyn Store> =
-            OsStore::open_read_only(dir).map_err(|error| error.into_read_error())?;
-        let log_id = find_log_id(&*store, dir)?;
+        let store = OsStore::open_read_only(dir).map_err(|error| error.into_read_error())?;
+        There::of_store(store, from)
+    }
+
+    /// Of a log in any store.
+    pub(super) fn of_store(store: Arc<dyn Store>, from: Lsn) -> Result<There, ReadError> {
+        let reader = Reader::vouched(store.clone(), from)?;
+        let log_id = find_log_id(&*store)?;
         let mut there = There {
             position: reader.next_lsn().get(),
             reader,
@@ -253,11 +257,11 @@ impl There {
 }
 
 /// From the mark; a log that has none yet loses no segments meanwhile.
-fn find_log_id(store: &dyn Store, dir: &Path) -> Result<LogId, ReadError> {
+fn find_log_id(store: &dyn Store) -> Result<LogId, ReadError> {
     if let Some((log_id, _)) = mark::find_mark(store)? {
         return Ok(log_id);
     }
-    let not_found = || ReadError::NotFound { dir: dir.to_owned() };
+    let not_found = || ReadError::NotFound { dir: segment::dir_path(store) };
     let newest = *segment::list_segments(store)?.last().ok_or_else(not_found)?;
     Ok(Segment::open(store, newest)?.0.header.log_id)
 }

@@ -62,7 +62,7 @@ struct Unread {
 }
 
 impl BackReader {
-    pub(super) fn with(
+    pub(crate) fn with(
         store: Arc<dyn Store>,
         watermark: Watermark,
         from: Lsn,

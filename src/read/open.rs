@@ -116,6 +116,12 @@ impl Reader {
         Reader::with(store.clone(), Watermark::Vouched(store), From::Lsn(from.get()))
     }
 
+    /// The same from a time on.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn vouched_at(store: Arc<dyn Store>, time: SystemTime) -> Result<Reader, ReadError> {
+        Reader::with(store.clone(), Watermark::Vouched(store), From::Time(time))
+    }
+
     /// A reader of a log of which `durable` tells the watermark.
     pub(crate) fn new(
         store: Arc<dyn Store>,

@@ -11,7 +11,7 @@ use super::watermark::Watermark;
 use crate::disk::{File, Store};
 use crate::error::{Damage, ReadError};
 use crate::extent::Cut;
-use crate::frame::SegmentHeader;
+use crate::frame::{LogId, SegmentHeader};
 use crate::mark::{self, Mark};
 use crate::scan::BatchCursor;
 use crate::segment::{self, Opened, Segment};
@@ -20,6 +20,8 @@ use crate::segment::{self, Opened, Segment};
 pub(super) struct View {
     pub(super) store: Arc<dyn Store>,
     pub(super) watermark: Watermark,
+    /// Whose segments count, where the mark tells.
+    log_id: Option<LogId>,
     /// The generation that the reader is in.
     pub(super) generation: u64,
     /// What the mark said last, and what followed from it.
@@ -131,7 +133,8 @@ pub(super) struct Place {
 
 impl View {
     pub(super) fn new(store: Arc<dyn Store>, watermark: Watermark) -> Result<View, ReadError> {
-        let mut view = View { store, watermark, generation: 0, seen: None };
+        let log_id = mark::find_mark(&*store)?.map(|(log_id, _)| log_id);
+        let mut view = View { store, watermark, log_id, generation: 0, seen: None };
         view.generation = view.bounds()?.generation;
         Ok(view)
     }
@@ -239,6 +242,9 @@ impl View {
     /// Opens a segment. None: it is not there, or does not count.
     pub(super) fn open(&self, epoch: u64, bounds: &Bounds) -> Result<Option<Opened>, ReadError> {
         let opened = Segment::open_if_there(&*self.store, epoch)?;
+        if let (Some((segment, _)), Some(log_id)) = (&opened, self.log_id) {
+            segment.check_log(&*self.store, log_id)?;
+        }
         Ok(opened.filter(|(segment, _)| !bounds.is_stale(&segment.header)))
     }
 

@@ -182,7 +182,11 @@ fn segment_infos(store: &dyn Store, survey: &Survey) -> Result<Vec<SegmentInfo>,
     for (index, &epoch) in survey.epochs.iter().enumerate().rev() {
         let segment = match index.checked_sub(opened_from) {
             Some(index) => survey.segments[index].clone(),
-            None => Segment::open(store, epoch)?.0,
+            None => {
+                let (segment, _) = Segment::open(store, epoch)?;
+                segment.check_log(store, survey.log_id)?;
+                segment
+            }
         };
         let state = match epoch {
             _ if epoch == live_epoch => SegmentState::Live,

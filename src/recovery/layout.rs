@@ -74,19 +74,11 @@ impl<'a> Layout<'a> {
 
     fn open(&mut self, epoch: u64) -> Result<Segment, ScanError> {
         let (segment, _) = Segment::open(self.store, epoch)?;
-        match self.log_id {
-            Some(log_id) if log_id != segment.header.log_id => Err(ScanError::Foreign {
-                path: segment::segment_path(self.store, epoch),
-                reason: format!(
-                    "it is of log {}, and the others are of log {log_id}",
-                    segment.header.log_id
-                ),
-            }),
-            _ => {
-                self.log_id = Some(segment.header.log_id);
-                Ok(segment)
-            }
+        if let Some(log_id) = self.log_id {
+            segment.check_log(self.store, log_id)?;
         }
+        self.log_id = Some(segment.header.log_id);
+        Ok(segment)
     }
 
     /// Tells what a truncation cut off from what never was. It is complete once the segment that it
@@ -212,10 +204,11 @@ fn list(store: &dyn Store) -> Result<Vec<String>, IoError> {
 
 /// Whether a name is that of a file of ours that waits to be used again.
 fn is_spare(name: &str) -> bool {
-    let Some((epoch, _generation)) =
+    let Some((epoch, number)) =
         name.strip_suffix(SPARE_SUFFIX).and_then(|stem| stem.split_once('-'))
     else {
         return false;
     };
     frame::parse_segment_name(&format!("{epoch}.seg")).is_some()
+        && number.parse().is_ok_and(|parsed: u64| parsed.to_string() == number)
 }

@@ -84,6 +84,9 @@ impl File for MeteredFile {
         self.read_bytes.fetch_add(read as u64, Ordering::Relaxed);
         Ok(read)
     }
+    fn next_data(&self, offset: u64) -> io::Result<u64> {
+        self.inner.next_data(offset)
+    }
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
         self.inner.write_at(offset, buf)
     }

@@ -164,7 +164,7 @@ fn the_lock_is_held_once_and_names_its_holder() {
 fn a_lock_on_a_removed_file_excludes_nobody_and_is_taken_again() {
     let dir = OsDir::buffered();
     let first = dir.store.lock().ok().unwrap();
-    let open = open_at(&dir.store.dir, LOCK_NAME, OFlags::RDWR).unwrap();
+    let open = entry::open_at(&dir.store.dir, LOCK_NAME, OFlags::RDWR).unwrap();
     assert!(dir.store.is_current(&open, LOCK_NAME));
     dir.store.remove(LOCK_NAME).unwrap();
     assert!(!dir.store.is_current(&open, LOCK_NAME));
