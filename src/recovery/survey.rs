@@ -140,7 +140,9 @@ pub(super) fn survey(store: &dyn Store, live: bool) -> Result<Option<Survey>, Sc
         Some(chain) => chain,
         None => {
             surveyor.find_tail(live)?;
-            surveyor.find_chain(live)?
+            let chain = surveyor.find_chain(live)?;
+            surveyor.check_closed(&chain)?;
+            chain
         }
     };
     let torn = surveyor.torn(&chain);
@@ -494,6 +496,38 @@ impl Surveyor<'_> {
                 }
                 false => format!("acknowledged records end too early: {}", chain.stop.reason),
             },
+        }))
+    }
+
+    /// Where the mark says that the log was closed, the chain reaches that place: all that stood before
+    /// it had been durable, and the mark took it back before anything changed. Only the batch that a
+    /// closed log ends with may be missing: it is empty, one block, and vouches for the others.
+    fn check_closed(&self, chain: &Chain) -> Result<(), ScanError> {
+        let Some(closed) = self.layout.mark.closed else { return Ok(()) };
+        let end = &self.layout.opened[chain.end_segment].header;
+        let block = u64::from(end.block_bytes);
+        let without_last = closed.end_offset.saturating_sub(block);
+        let is_there = match closed.epoch.checked_sub(end.epoch) {
+            None => true,
+            Some(0) => chain.end_offset >= without_last,
+            Some(1) => without_last <= end.data_offset(),
+            Some(_) => false,
+        };
+        if is_there {
+            return Ok(());
+        }
+        Err(ScanError::Damaged(Damage {
+            segment: self.path(end.epoch),
+            offset: chain.end_offset,
+            lost: None,
+            detail: format!(
+                "the log was closed at offset {} of segment {}, and ends here, behind record {}: what \
+                 stood between is lost: {}",
+                closed.end_offset,
+                closed.epoch,
+                chain.last_lsn(),
+                chain.stop.reason
+            ),
         }))
     }
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::{SEGMENT_BYTES, SegmentState, check, inspect, payload, records};
+use crate::disk::Store;
+use crate::error::OpenError;
 use crate::footer;
 use crate::frame::segment_name;
 use crate::mark::MARK_NAME;
@@ -204,6 +206,49 @@ fn an_older_clean_end_is_not_believed() {
         let report = open(&copy, SEGMENT_BYTES).expect("opens").report;
         assert!(!report.clean && report.torn.is_some(), "believed: {offset} {crc}");
     }
+}
+
+/// What a closed log has lost at its end is damage, though nothing vouches for it any more but the mark;
+/// but for the empty batch that closed it.
+#[test]
+fn a_closed_log_does_not_end_earlier() {
+    let begin = || {
+        let store = MemStore::new(4096);
+        let mut writer = TestWriter::open(&store, SEGMENT_BYTES);
+        writer.prepare(2);
+        for lsn in 1..=3 {
+            writer.sync_then_batch(&[&payload(lsn, 2000)]);
+        }
+        let end = writer.offset as usize;
+        writer.close();
+        (store, end)
+    };
+    let (store, end) = begin();
+    store.alter(&segment_name(1), end, 4096, |_| 0);
+    assert_eq!(open(&store, SEGMENT_BYTES).expect("opens").report.last_lsn.get(), 3);
+    for lost in [1, 2, 3] {
+        let (store, end) = begin();
+        store.alter(&segment_name(1), end - 4096 * lost, 4096 * (lost + 1), |_| 0);
+        match open(&store, SEGMENT_BYTES).map(|recovered| recovered.report) {
+            Err(OpenError::Damaged(damage)) => {
+                assert_eq!(damage.offset as usize, end - 4096 * lost, "{damage}");
+            }
+            other => panic!("{lost} records are lost: {other:?}"),
+        }
+    }
+    // The whole segment that it ended in, with all that stood ready.
+    let (store, _) = begin();
+    let mut writer = TestWriter::open(&store, SEGMENT_BYTES);
+    writer.prepare(1);
+    writer.offset = SEGMENT_BYTES;
+    writer.sync_then_batch(&[&payload(4, 2000)]);
+    assert_eq!(writer.header.epoch, 2);
+    writer.close();
+    for epoch in 2..=3 {
+        store.remove(&segment_name(epoch)).ok();
+    }
+    let outcome = open(&store, SEGMENT_BYTES).map(|recovered| recovered.report);
+    assert!(matches!(outcome, Err(OpenError::Damaged(_))), "{outcome:?}");
 }
 
 /// A crash between the close and the end of the next recovery finds the same.
