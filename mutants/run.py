@@ -13,7 +13,7 @@ import time
 ROOT = os.getcwd()
 DIR = os.environ.get("MUTANTS_DIR") or os.path.join(tempfile.gettempdir(), "uringlog-mutants")
 TREE = os.path.join(DIR, "tree")
-LIMIT_S = 180
+LIMIT_S = 90
 SIM_S = int(os.environ.get("MUTANTS_SIM_S", "60"))
 
 # Little optimization of the library, since it is built often.
@@ -274,7 +274,8 @@ def main():
     wanted = [arg for arg in sys.argv[1:] if not arg.startswith("-")]
     if options - {"--list", "--alone", "--keep", "--no-control"}:
         stop("see the head of scripts/mutants")
-    mutants = [m for m in read_tables().values()
+    everything = list(read_tables().values())
+    mutants = [m for m in everything
                if not wanted or any(fnmatch.fnmatch(m.name, pattern) for pattern in wanted)]
     if not mutants:
         stop("no mutant has such a name; scripts/mutants --list has them")
@@ -314,8 +315,10 @@ def main():
 
     # ---- together ----
     apart = list(able) if "--alone" in options else []
-    joint = [mutant for mutant in able if mutant not in apart]
-    targets = {words[0] for mutant in joint for words in mutant.tests}
+    # With those that were not asked for: the next run finds everything built.
+    joint = [] if apart else [mutant for mutant in everything if not why_not(mutant)]
+    chosen = set(able) - set(apart)
+    targets = {words[0] for mutant in chosen for words in mutant.tests}
     binaries = {}
     while joint:
         changed, outside, spans = together(joint)
@@ -334,11 +337,14 @@ def main():
             stop(errors + "\nthe mutants do not build together")
         apart += bad
         joint = [mutant for mutant in joint if mutant not in bad]
-    for mutant in joint:
-        note(mutant, *judge(mutant, binaries, mutant.number, killing))
+    # The quick ones first.
+    order = {"loom": 0, "lib": 1, "sim": 2}
+    for mutant in sorted(joint, key=lambda mutant: order.get(mutant.tests[0][0], 3)):
+        if mutant in chosen:
+            note(mutant, *judge(mutant, binaries, mutant.number, killing))
 
     # ---- alone ----
-    for mutant in apart:
+    for mutant in [mutant for mutant in apart if mutant in able]:
         copy_tree(alone(mutant))
         own, errors = build({words[0] for words in mutant.tests})
         if errors:
@@ -351,7 +357,7 @@ def main():
     wrong = []
     if "--no-control" not in options and killing:
         print("== the tests that killed, on the code as it is", flush=True)
-        if apart:
+        if any(mutant in able for mutant in apart):
             copy_tree({})
             binaries, errors = build({words[0] for words in killing})
             if errors:

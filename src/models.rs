@@ -5,6 +5,8 @@
 //! Run: `RUSTFLAGS="--cfg uringlog_loom" cargo test --release --lib models`
 #![allow(unsafe_code)]
 
+mod looked_again;
+
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;

@@ -49,6 +49,24 @@ fn at_the_end_every_record_comes_from_memory() {
 }
 
 #[test]
+fn batches_of_many_records_are_followed_from_one_to_the_next() {
+    in_dir(|dir| {
+        let log = options().open(dir).unwrap();
+        let mut follower = log.follow(Lsn::FIRST).unwrap();
+        let payload = |number: u64| number.to_le_bytes().repeat(1 + number as usize % 5);
+        for first in (1..=150).step_by(3) {
+            let records = [payload(first), payload(first + 1), payload(first + 2)];
+            log.append_batch(&records).unwrap().wait().unwrap();
+        }
+        for number in 1..=150 {
+            let record = follower.recv().unwrap().unwrap();
+            assert_eq!((record.lsn().get(), record.payload()), (number, &payload(number)[..]));
+        }
+        assert_eq!(from_memory(&follower), 150);
+    });
+}
+
+#[test]
 fn over_the_seam_and_back() {
     in_dir(|dir| {
         let log = options().tail_bytes(64 << 10).open(dir).unwrap();

@@ -264,3 +264,31 @@ fn a_stale_segment_is_not_read_and_an_intent_alone_cuts_nothing() {
         assert_eq!(expect(reader, 2, 100), 500);
     }
 }
+
+#[test]
+fn what_was_cut_is_cut_though_a_stale_segment_stands_above() {
+    let fixture = Fixture::new();
+    fixture.append(1, 600);
+    let path = |epoch| fixture.dir.path().join(segment_name(epoch));
+    let mut reader = fixture.outside(350);
+    assert_eq!(expect(&mut reader, 1, 51), 400);
+    let view = fixture.inside(0).view;
+    let held = view.segment_of(400, &view.bounds().expect("bounds")).expect("reads");
+    let stale = std::fs::read(path(held + 3)).expect("is there");
+    // The second one leaves more than the first did, of which the reader was behind.
+    fixture.log.truncate_after(Lsn::new(390)).expect("truncates");
+    fixture.append(2, 50);
+    fixture.log.truncate_after(Lsn::new(430)).expect("truncates");
+    fixture.log.clone().close().expect("closes");
+    // As a crash leaves it, before what was cut is given up.
+    std::fs::write(path(held + 3), &stale).expect("is written");
+    let view = fixture.outside(0).view;
+    let bounds = view.bounds().expect("bounds");
+    assert!(bounds.last_epoch >= held + 3);
+    assert!(view.open(held + 2, &bounds).expect("reads").is_some());
+    assert!(view.open(held + 3, &bounds).expect("reads").is_none(), "it is stale");
+    match reader.next_record() {
+        Err(ReadError::Truncated { last }) => assert_eq!(last, Lsn::new(390)),
+        other => panic!("{other:?}"),
+    }
+}
