@@ -139,6 +139,25 @@ fn written_is_not_given_before_it_is_synced_and_nobody_asks_for_it() {
     });
 }
 
+/// The cut goes through a batch that the follower reads in memory.
+#[test]
+fn what_was_cut_is_not_given_from_memory() {
+    in_dir(|dir| {
+        let log = options().open(dir).unwrap();
+        let mut follower = log.follow(Lsn::FIRST).unwrap();
+        log.append_batch(&[b"old"; 10]).unwrap().wait().unwrap();
+        (1..=4).for_each(|number| assert_eq!(lsn(&mut follower), number));
+        assert!(from_memory(&follower) > 0);
+        log.truncate_after(Lsn::new(8)).unwrap();
+        (5..=8).for_each(|number| assert_eq!(lsn(&mut follower), number));
+        log.append_batch(&[b"new"; 2]).unwrap().wait().unwrap();
+        for number in 9..=10 {
+            let record = follower.recv().unwrap().unwrap();
+            assert_eq!((record.lsn().get(), record.payload()), (number, &b"new"[..]));
+        }
+    });
+}
+
 #[test]
 fn a_cut_reaches_those_who_stood_behind_it() {
     in_dir(|dir| {
