@@ -450,6 +450,13 @@ mod tests {
         };
         assert_eq!(log.durable_lsn(), Lsn::new(1));
         assert_eq!(shown, Some(1));
+        // As somebody leaves it who writes over it, or a reader meets it half written.
+        let page = std::fs::OpenOptions::new().write(true).open(dir.path().join(STATUS_NAME));
+        let page = page.expect("the page's file");
+        std::os::unix::fs::FileExt::write_all_at(&page, &[3], 64).expect("is written");
+        assert_eq!(said(&log, id), Some(None), "the checksum is that of another number");
+        std::os::unix::fs::FileExt::write_all_at(&page, &[1], 64).expect("is written");
+        assert_eq!(said(&log, id), Some(Some(1)));
         let other = LogId(id.0.map(|byte| byte ^ 1));
         assert_eq!(said(&log, other), Some(None), "the page of another log");
     }

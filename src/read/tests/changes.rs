@@ -290,3 +290,17 @@ fn what_was_cut_is_cut_though_a_stale_segment_stands_above() {
     let cut = before.cut(&bounds).expect("reads").expect("was cut");
     assert_eq!((cut.generation, cut.after), (2, 390));
 }
+
+#[test]
+fn every_segment_has_a_salt_of_its_own() {
+    let fixture = Fixture::new();
+    fixture.append(1, 600);
+    let mut salts: Vec<u64> = (1..=4)
+        .map(|epoch| {
+            crate::segment::Segment::open(&*fixture.store(), epoch).expect("opens").0.header.salt
+        })
+        .collect();
+    salts.sort_unstable();
+    salts.dedup();
+    assert_eq!(salts.len(), 4);
+}
