@@ -548,3 +548,6 @@ pub(crate) fn get_u64(bytes: &[u8], at: usize) -> u64 {
     raw.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(raw)
 }
+
+#[cfg(test)]
+mod tests;

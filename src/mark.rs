@@ -204,4 +204,19 @@ mod tests {
             assert_eq!(Mark::decode(&mark.encode()), Some(mark));
         }
     }
+    #[test]
+    fn either_slot_alone_has_the_last_mark() {
+        for slot in [0, 65536] {
+            let store = crate::testing::MemStore::new(512);
+            let id = LogId([3; 16]);
+            let mut file = MarkFile::open_or_create(&*store, id, Mark::new()).expect("it is made");
+            for first_lsn in [5, 6, 7] {
+                let mark = Mark { first_lsn, ..Mark::new() };
+                file.set(&*store, mark).expect("it is written");
+            }
+            store.alter(MARK_NAME, slot + 40, 1, |byte| byte ^ 1);
+            let mark = read_mark(&*store, Some(id)).expect("it reads").expect("it is there");
+            assert_eq!(mark.first_lsn, 7);
+        }
+    }
 }

@@ -6,6 +6,7 @@
 //! Run: `RUSTFLAGS="--cfg uringlog_loom" cargo test --release --lib models`
 #![allow(unsafe_code)]
 
+mod looked_again;
 mod space;
 mod tasks;
 mod writer;

@@ -443,3 +443,56 @@ pub(crate) fn fuzz_page(bytes: &[u8], repaired: bool) {
         assert_eq!(frame::get_u32(&page, CHECKSUM), frame::crc32c(&page[..CHECKSUM]));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{BackendChoice, Durability, Lsn, Options};
+
+    /// What the page in a log's directory says to somebody who takes it for that of `log_id`. None at
+    /// all: this file system has no page.
+    fn said(log: &crate::Log, log_id: LogId) -> Option<Option<u64>> {
+        let store: Arc<dyn Store> = log.shared().store.clone();
+        let page = StatusView::open(&*store, log_id)?;
+        Some(page.look().map(|said| said.durable()))
+    }
+
+    #[test]
+    fn it_speaks_of_its_own_log_only_and_of_nothing_that_is_not_synced() {
+        let dir = tempfile::tempdir_in(".").expect("a directory");
+        let options = Options::new()
+            .segment_bytes(1 << 20)
+            .backend(BackendChoice::Psync)
+            .buffered(true)
+            .calibrate(false)
+            .durability(Durability::Written)
+            .vouch_after(Duration::from_secs(99));
+        let log = options.open(dir.path()).expect("it opens");
+        let found = crate::mark::find_mark(&*log.shared().store).expect("it reads");
+        let (id, _) = found.expect("there is a mark");
+        log.append(b"one").expect("appends").wait().expect("is written");
+        log.sync().expect("syncs");
+        // Often enough for the writer to say something each time.
+        for _ in 0..5 {
+            log.append(b"more").expect("appends").wait().expect("is written");
+            std::thread::sleep(2 * LOOK_EVERY);
+        }
+        let Some(shown) = said(&log, id) else {
+            eprintln!("skipped: the status page: this file system has none");
+            return;
+        };
+        assert_eq!(log.durable_lsn(), Lsn::new(1));
+        assert_eq!(shown, Some(1));
+        // As somebody leaves it who writes over it, or a reader meets it half written.
+        let page = std::fs::OpenOptions::new().write(true).open(dir.path().join(STATUS_NAME));
+        let page = page.expect("the page's file");
+        std::os::unix::fs::FileExt::write_all_at(&page, &[3], 64).expect("is written");
+        assert_eq!(said(&log, id), Some(None), "the checksum is that of another number");
+        std::os::unix::fs::FileExt::write_all_at(&page, &[1], 64).expect("is written");
+        assert_eq!(said(&log, id), Some(Some(1)));
+        let other = LogId(id.0.map(|byte| byte ^ 1));
+        assert_eq!(said(&log, other), Some(None), "the page of another log");
+    }
+}

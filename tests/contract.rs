@@ -133,6 +133,41 @@ fn a_large_record_is_never_accepted_beyond_the_prepared_space() {
     assert!(large.is_done());
 }
 
+/// Many at once, between two turns of the writer: nobody but the producers' own account refuses them.
+#[test]
+fn large_records_at_once_are_accepted_as_far_as_the_prepared_space_goes() {
+    let disk = SimDisk::new(1, SimOptions::default());
+    let options = Options::new()
+        .segment_bytes(1 << 20)
+        .segments_ready(1)
+        .rings(1)
+        .rings_retired_max(0)
+        .ring_bytes(65536)
+        .batch_bytes_max(65536);
+    let (log, mut stepper) = sim::open(&disk, options, 1, 1).unwrap();
+    for _ in 0..100 {
+        while stepper.prepare() {}
+        stepper.turn();
+    }
+    disk.set_space(Some(disk.used_bytes()));
+    let large = vec![7; 300_000];
+    let mut accepted = 0;
+    loop {
+        match log.try_append(&large) {
+            Ok(_ticket) => accepted += 1,
+            Err(AppendError::Full | AppendError::NoSpace) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(accepted > 0);
+    for _ in 0..2000 {
+        stepper.advance(Duration::from_millis(1));
+        stepper.turn();
+        stepper.prepare();
+    }
+    assert_eq!(log.durable_lsn(), log.last_lsn(), "accepted: {accepted}");
+}
+
 #[test]
 fn a_segment_that_was_cut_or_is_missing_is_damage() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();

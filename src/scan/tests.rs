@@ -66,6 +66,21 @@ fn a_batch_of_another_chain_is_refused() {
 }
 
 #[test]
+fn a_batch_with_another_number_is_refused() {
+    let store = MemStore::new(512);
+    let mut writer = TestWriter::open(&store, SEGMENT_BYTES);
+    writer.sync_then_batch(&[b"a"]);
+    for (known, counts) in [(None, true), (Some(1), true), (Some(2), false)] {
+        let mut cursor = cursor(&store, SEGMENT_BYTES);
+        cursor.move_to(1024, known, None);
+        match cursor.peek().expect("reads") {
+            Step::Batch(_) => assert!(counts, "{known:?}"),
+            Step::Stop(stop) => assert_eq!((counts, stop.reason), (false, StopReason::Chain)),
+        }
+    }
+}
+
+#[test]
 fn a_sweep_sees_what_the_chain_cannot_reach() {
     let store = MemStore::new(512);
     let mut writer = TestWriter::open(&store, SEGMENT_BYTES);

@@ -283,3 +283,43 @@ fn a_stale_segment_is_not_read_and_an_intent_alone_cuts_nothing() {
         assert_eq!(expect(reader, 2, 100), 500);
     }
 }
+
+#[test]
+fn what_was_cut_is_cut_though_a_stale_segment_stands_above() {
+    let fixture = Fixture::new();
+    fixture.append(1, 600);
+    let path = |epoch| fixture.dir.path().join(segment_name(epoch));
+    let before = fixture.outside(400).view;
+    let view = fixture.inside(0).view;
+    let held = view.segment_of(400, &view.bounds().expect("bounds")).expect("reads");
+    let stale = std::fs::read(path(held + 3)).expect("is there");
+    // The second one leaves more than the first did.
+    fixture.log.truncate_after(Lsn::new(390)).expect("truncates");
+    fixture.append(2, 50);
+    fixture.log.truncate_after(Lsn::new(430)).expect("truncates");
+    fixture.log.clone().close().expect("closes");
+    // As a crash leaves it, before what was cut is given up.
+    std::fs::write(path(held + 3), &stale).expect("is written");
+    let view = fixture.outside(0).view;
+    let bounds = view.bounds().expect("bounds");
+    assert!(bounds.last_epoch >= held + 3);
+    assert!(view.open(held + 2, &bounds).expect("reads").is_some());
+    assert!(view.open(held + 3, &bounds).expect("reads").is_none(), "it is stale");
+    // Who stood between the two has seen what the first one cut.
+    let cut = before.cut(&bounds).expect("reads").expect("was cut");
+    assert_eq!((cut.generation, cut.after), (2, 390));
+}
+
+#[test]
+fn every_segment_has_a_salt_of_its_own() {
+    let fixture = Fixture::new();
+    fixture.append(1, 600);
+    let mut salts: Vec<u64> = (1..=4)
+        .map(|epoch| {
+            crate::segment::Segment::open(&*fixture.store(), epoch).expect("opens").0.header.salt
+        })
+        .collect();
+    salts.sort_unstable();
+    salts.dedup();
+    assert_eq!(salts.len(), 4);
+}
