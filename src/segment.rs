@@ -134,6 +134,11 @@ impl Filler {
         spare: &str,
     ) -> io::Result<Filler> {
         let file = store.open(spare, Access::Write)?;
+        if file.has_other_names()? {
+            // Somebody keeps what is in it.
+            store.remove(spare)?;
+            return Err(io::ErrorKind::NotFound.into());
+        }
         store.rename(spare, &tmp_name(header.epoch))?;
         Ok(Filler { header, file, zeros: None, filled_bytes: header.segment_bytes })
     }

@@ -475,7 +475,33 @@ fn a_linked_segment_keeps_its_bytes() {
             log.trim(log.last_lsn()).unwrap();
         }
         eventually("their names are gone", || !dir.join(format!("{:020}.seg", 3)).exists());
+        // The same for files that were given up before they were linked.
+        let is_spare = |name: &str| name.ends_with(".spare");
+        let names = || {
+            let all = std::fs::read_dir(&dir).unwrap();
+            all.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+        };
+        eventually("there is a spare", || names().iter().any(|name| is_spare(name)));
         log.close().unwrap();
+        let options = case.options.clone().segment_bytes(256 << 10);
+        for spares_max in [2, 0] {
+            let spare = names().into_iter().find(|name| is_spare(name)).unwrap();
+            let link = kept.join(format!("spare {spares_max}"));
+            std::fs::hard_link(dir.join(&spare), &link).unwrap();
+            let bytes = std::fs::read(&link).unwrap();
+            let log = options.clone().spares_max(spares_max).open(&dir).unwrap();
+            for _ in 0..1200 {
+                let _ticket = log.append(&[8; 2000]).unwrap();
+            }
+            log.sync().unwrap();
+            eventually("it is gone", || !names().contains(&spare));
+            assert!(std::fs::read(&link).unwrap() == bytes, "a spare of {spares_max} changed");
+            log.trim(log.last_lsn()).unwrap();
+            if spares_max > 0 {
+                eventually("there is a spare", || names().iter().any(|name| is_spare(name)));
+            }
+            log.close().unwrap();
+        }
         for (epoch, bytes) in (1..=3).zip(before) {
             let now = std::fs::read(kept.join(format!("{epoch:020}.seg"))).unwrap();
             assert!(now == bytes, "segment {epoch} changed");

@@ -54,6 +54,11 @@ impl Preparer {
         let Some(spare) = files.spares.take_surplus(bytes, keep) else { return Ok(false) };
         self.shared.counters.removed.begin(self.shared.clock.now_ns());
         match store.open(&spare.name, Access::Write) {
+            // What somebody keeps under another name is not shortened: it only loses this one.
+            Ok(file) if file.has_other_names().unwrap_or(false) => {
+                self.removed(store.remove(&spare.name));
+                Ok(false)
+            }
             Ok(file) => {
                 files.spares.leaving = Some(spare);
                 self.removing = Some(Removing { file });

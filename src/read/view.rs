@@ -225,14 +225,14 @@ impl View {
             after = after.min(segment.header.truncated_after);
             lowest = Some((segment, file));
         }
-        // Of generations whose segments were all trimmed nothing tells where they cut: not behind the
-        // start of what is left.
+        // Of generations whose segments were all trimmed nothing tells where they cut: before the
+        // start of what is left, at any rate. Who stands right there may have read what they cut.
         if let Some((segment, file)) = lowest
             && segment.header.generation > self.generation + 1
         {
             let first = self.first_of(&segment, &file)?;
             let start = first.map_or(bounds.first_lsn, |first| first.lsn.min(bounds.first_lsn));
-            after = after.min(start.saturating_sub(1));
+            after = after.min(start.saturating_sub(2));
         }
         // Nothing tells while the next truncation moves the files about: it is asked again.
         let cut = Cut { generation: bounds.generation, after, last: after };

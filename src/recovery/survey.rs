@@ -505,6 +505,10 @@ impl Surveyor<'_> {
     fn check_closed(&self, chain: &Chain) -> Result<(), ScanError> {
         let Some(closed) = self.layout.mark.closed else { return Ok(()) };
         let end = &self.layout.opened[chain.end_segment].header;
+        // A mark that is older than a truncation, put back by somebody, does not speak of this end.
+        if end.generation > self.layout.mark.generation {
+            return Ok(());
+        }
         let block = u64::from(end.block_bytes);
         let without_last = closed.end_offset.saturating_sub(block);
         let is_there = match closed.epoch.checked_sub(end.epoch) {

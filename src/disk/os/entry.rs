@@ -46,8 +46,10 @@ pub(super) fn create(
 
 /// Gives what was just made its mode. File systems without modes may refuse that: theirs is what it has.
 pub(super) fn set_mode(fd: &OwnedFd, mode: Mode) -> rustix::io::Result<()> {
-    let is_set = fs::fstat(fd).is_ok_and(|stat| stat.st_mode & 0o777 == mode.as_raw_mode());
-    match if is_set { Ok(()) } else { fs::fchmod(fd, mode) } {
+    let now = fs::fstat(fd)?.st_mode;
+    // A directory may have got its group from the one it stands in, and is to pass it on.
+    let wanted = mode | Mode::from_raw_mode(now & 0o7000);
+    match if now & 0o7777 == wanted.as_raw_mode() { Ok(()) } else { fs::fchmod(fd, wanted) } {
         Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) | Ok(()) => Ok(()),
         failed => failed,
     }

@@ -209,7 +209,7 @@ fn a_truncation_that_only_trimmed_segments_tell_of_is_not_passed_over() {
     let at = fixture.outside(895);
     assert_eq!(at.view.bounds().expect("bounds").first_lsn, 895);
     assert_eq!(expect(&mut { at }, 2, 11), 905);
-    assert!(matches!(error(&mut reader), ReadError::Truncated { last } if last.get() == 889));
+    assert!(matches!(error(&mut reader), ReadError::Truncated { last } if last.get() == 888));
 }
 
 #[test]
