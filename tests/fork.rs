@@ -99,7 +99,11 @@ fn files(dir: &Path) -> BTreeMap<String, u64> {
             continue;
         }
         let mut hasher = DefaultHasher::new();
-        std::fs::read(&path).unwrap().hash(&mut hasher);
+        match std::fs::read(&path) {
+            // A segment that was just made has got its name.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            read => read.unwrap().hash(&mut hasher),
+        }
         files.insert(path.display().to_string(), hasher.finish());
     }
     files

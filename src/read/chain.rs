@@ -274,30 +274,54 @@ impl Reader {
             return Ok(false);
         }
         let (segment, from, limit) = (cursor.segment().clone(), cursor.offset(), cursor.limit());
-        let position = self.position;
         let block = u64::from(segment.header.block_bytes);
         let Some(file) = self.open_again(&segment)? else { return Ok(false) };
-        let io_block_bytes = self.view.store.facts().block_bytes;
-        let sweep = scan::sweep(&file, &segment, io_block_bytes, from + block, limit, |header| {
-            header.first_lsn <= position
-        })
-        .map_err(|e| read_failed(&*self.view.store, segment.epoch, e))?;
-        if let Some(found) = sweep.found {
-            let cursor = BatchCursor::new(
-                file,
-                segment.clone(),
-                io_block_bytes,
-                limit,
-                found.offset,
-                None,
-                None,
-            )
-            .map_err(|e| read_failed(&*self.view.store, segment.epoch, e))?;
-            self.checked_bytes = u64::MAX;
-            self.cursor = Some(cursor);
+        if self.enter_at_header(&segment, file, from + block, limit)? {
             return Ok(true);
         }
-        self.enter_before_position(segment.epoch + 1)
+        // Behind it: the first batches of a segment may be what is damaged.
+        let bounds = self.view.bounds()?;
+        for epoch in segment.epoch + 1.. {
+            let Some(place) = self.view.place(epoch, &bounds)? else { break };
+            if place.segment.header.generation > self.view.generation {
+                return self.learn_cut(&place).map(|()| true);
+            }
+            match self.view.first_of(&place.segment, &place.file)? {
+                Some(first) if first.lsn > self.position => break,
+                Some(_) => {
+                    let settled = self.view.settled_end(&place, self.durable)?;
+                    return self.enter(&place, settled).map(|()| true);
+                }
+                None => {}
+            }
+            let from = place.segment.header.data_offset();
+            if self.enter_at_header(&place.segment, place.file, from, place.limit)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Goes on at the first batch header in that part of a segment that starts at or before the position.
+    fn enter_at_header(
+        &mut self,
+        segment: &Segment,
+        file: Arc<dyn File>,
+        from: u64,
+        limit: u64,
+    ) -> Result<bool, ReadError> {
+        let position = self.position;
+        let block = self.view.store.facts().block_bytes;
+        let failed = |error| read_failed(&*self.view.store, segment.epoch, error);
+        let sweep = scan::sweep(&file, segment, block, from, limit, |h| h.first_lsn <= position)
+            .map_err(failed)?;
+        let Some(found) = sweep.found else { return Ok(false) };
+        let cursor =
+            BatchCursor::new(file, segment.clone(), block, limit, found.offset, None, None)
+                .map_err(failed)?;
+        self.checked_bytes = u64::MAX;
+        self.cursor = Some(cursor);
+        Ok(true)
     }
 
     /// The chain is broken. The log may have changed under the reader; otherwise it is damage.
@@ -332,10 +356,7 @@ impl Reader {
         .map_err(|e| read_failed(&*self.view.store, segment.epoch, e))?;
         let next = match &sweep.found {
             Some(found) => Some(found.first_lsn),
-            None => {
-                let first = self.view.first_from(segment.epoch + 1, u64::MAX, bounds)?;
-                first.map(|first| first.lsn).filter(|&lsn| lsn > lost_from)
-            }
+            None => self.next_batch_behind(lost_from, segment.epoch + 1, bounds)?,
         };
         let whole = stop
             .and_then(|stop| stop.header)
@@ -357,6 +378,31 @@ impl Reader {
             lost: Some((Lsn::new(lost_from), Lsn::new(lost_to))),
             detail,
         }))
+    }
+
+    /// The first record of the next batch that starts behind `lsn`, from the segment `epoch` on.
+    fn next_batch_behind(
+        &self,
+        lsn: u64,
+        epoch: u64,
+        bounds: &Bounds,
+    ) -> Result<Option<u64>, ReadError> {
+        for epoch in epoch.. {
+            let Some(Place { segment, file, limit, .. }) = self.view.place(epoch, bounds)? else {
+                break;
+            };
+            if segment.header.first_lsn > lsn {
+                return Ok(Some(segment.header.first_lsn));
+            }
+            let from = segment.header.data_offset();
+            let block = self.view.store.facts().block_bytes;
+            let sweep = scan::sweep(&file, &segment, block, from, limit, |h| h.first_lsn > lsn)
+                .map_err(|e| read_failed(&*self.view.store, epoch, e))?;
+            if let Some(found) = sweep.found {
+                return Ok(Some(found.first_lsn));
+            }
+        }
+        Ok(None)
     }
 
     fn missing(&self, epoch: u64) -> ReadError {

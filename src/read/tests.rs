@@ -58,6 +58,32 @@ fn log(batches: u64) -> (Arc<MemStore>, TestWriter) {
     (store, writer)
 }
 
+/// Where the first batch of a segment is damaged, what is lost ends with that batch.
+#[test]
+fn damage_at_the_start_of_a_segment_ends_with_its_batch() {
+    let (store, writer) = log(60);
+    let last = writer.next_lsn - 1;
+    let view = live(&store, 0, last).view;
+    let (segment, file) = segment::Segment::open(&*store, 2).expect("a segment");
+    let first = view.first_of(&segment, &file).expect("reads").expect("a batch").lsn;
+    let cursor = view.locate(first).expect("reads").expect("is there").0;
+    let mut cursor = cursor;
+    let Step::Batch(batch) = cursor.peek_header().expect("reads") else { panic!("a batch") };
+    assert_eq!(batch.header.first_lsn, first);
+    store.alter(&segment_name(2), batch.header.offset as usize + 100, 1, |byte| byte ^ 1);
+    let mut reader = live(&store, 1, last);
+    let error = loop {
+        match reader.next_record() {
+            Ok(record) => assert!(record.is_some(), "the reader ends"),
+            Err(error) => break error,
+        }
+    };
+    let ReadError::Damaged(damage) = error else { panic!("{error}") };
+    let lost = (Lsn::new(first), Lsn::new(batch.header.last_lsn()));
+    assert_eq!((damage.lost, damage.offset), (Some(lost), batch.header.offset), "{damage}");
+    assert!(lost.1.get() < last);
+}
+
 /// Writes the mark.
 fn mark(store: &Arc<MemStore>, mark: Mark) {
     let view = live(store, 0, 0).view;
