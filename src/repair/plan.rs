@@ -25,6 +25,8 @@ pub(crate) struct Plan {
     last_lsn: u64,
     /// Names and sizes of the files that are copied.
     kept: Vec<(String, u64)>,
+    /// Names that given up segments get.
+    spares: Vec<String>,
     made_bytes: u64,
     /// What a new segment takes over from the log.
     pub(super) wall_ns: u64,
@@ -101,6 +103,7 @@ impl Plan {
             first_lsn: look.first_lsn,
             last_lsn: last,
             kept: Vec::new(),
+            spares: Vec::new(),
             made_bytes: 0,
             wall_ns: look.walked.wall_ns,
         };
@@ -296,6 +299,7 @@ impl Plan {
         }
         names.push(MARK_NAME.to_owned());
         let listed = store.list().map_err(|e| IoError::new("list", segment::dir_path(store), e))?;
+        self.spares = self.spares_of(&listed, &census.strays);
         names.extend(listed.into_iter().filter(|name| name.ends_with(".cursor")));
         names.sort_unstable();
         names.dedup();
@@ -308,13 +312,41 @@ impl Plan {
         Ok(())
     }
 
-    /// The file that is there only afterwards.
-    fn made(&self) -> Option<String> {
-        let made = self.steps.iter().find_map(|step| match step {
-            Step::Cut { header, .. } => Some(frame::segment_name(header.epoch)),
-            _ => None,
-        })?;
-        (!self.kept.iter().any(|(name, _)| *name == made)).then_some(made)
+    /// The names that segments get which leave the log.
+    fn spares_of(&self, listed: &[String], strays: &[String]) -> Vec<String> {
+        let leaves = |epoch: u64| {
+            self.steps.iter().any(|step| match step {
+                Step::Start { mark } => epoch < mark.first_epoch,
+                Step::Cut { header, .. } => epoch > header.epoch,
+                _ => false,
+            })
+        };
+        let stay = listed.iter().filter(|name| !strays.contains(name));
+        let epochs = stay.filter_map(|name| frame::parse_segment_name(name));
+        let free = |epoch| {
+            let mut names = (0..).map(|number| segment::spare_name(epoch, number));
+            names.find(|name| !listed.contains(name))
+        };
+        epochs.filter(|epoch| leaves(*epoch)).filter_map(free).collect()
+    }
+
+    /// The files that are there only afterwards.
+    fn made(&self) -> Vec<String> {
+        let mut made = self.spares.clone();
+        for step in &self.steps {
+            match step {
+                Step::Cut { header, .. } => made.push(frame::segment_name(header.epoch)),
+                Step::Back { epoch, .. } => made.push(frame::segment_name(*epoch)),
+                _ => {}
+            }
+            if matches!(step, Step::Mark { .. } | Step::Start { .. } | Step::Cut { .. }) {
+                made.push(MARK_NAME.to_owned());
+            }
+        }
+        made.sort_unstable();
+        made.dedup();
+        made.retain(|made| !self.kept.iter().any(|(name, _)| name == made));
+        made
     }
 
     /// For people.
@@ -327,7 +359,7 @@ impl Plan {
             first_lsn: Lsn::new(self.first_lsn),
             last_lsn: Lsn::new(self.last_lsn),
             kept: self.kept.clone(),
-            made: self.made().into_iter().collect(),
+            made: self.made(),
             kept_in,
             needed_bytes: self.kept.iter().map(|(_, bytes)| bytes).sum::<u64>() + self.made_bytes,
             after: None,
