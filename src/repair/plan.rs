@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Keep, RepairError, RepairReport, RepairStep, broken_cursors};
+use crate::cursor;
 use crate::disk::{Access, Store};
 use crate::error::IoError;
 use crate::footer::Footer;
@@ -10,7 +11,7 @@ use crate::frame::{self, LogId, SegmentHeader};
 use crate::lsn::Lsn;
 use crate::mark::{MARK_NAME, Mark};
 use crate::recovery::SEGMENT_UNIT_BYTES;
-use crate::segment;
+use crate::segment::{self, Segment};
 use crate::verify::census::{Census, Found, Head, MarkState};
 use crate::verify::walk::{Hole, Mend, Place, Walked};
 use crate::verify::{self, Look, Lost, generation_of};
@@ -77,6 +78,12 @@ pub(super) enum Step {
     Cut {
         mark: Mark,
         header: SegmentHeader,
+    },
+    /// Sets a cursor back that stands behind the cut: every truncation does.
+    Clamp {
+        file: String,
+        from: u64,
+        to: u64,
     },
     /// Makes a cursor anew that cannot be read.
     Cursor {
@@ -168,6 +175,7 @@ impl Plan {
         if look.census.mark_state == MarkState::OneSlot && bounds_is_none(&plan) {
             plan.steps.push(Step::Mark { mark });
         }
+        plan.clamp_cursors(store, look.census.log_id)?;
         for (file, position) in broken_cursors(store, look.census.log_id)? {
             let lowest = plan.first_lsn;
             let position =
@@ -193,11 +201,15 @@ impl Plan {
             look.walked.runs.last().is_some_and(|run| {
                 look.walked.clean_from.is_some_and(|(_, first)| first <= run.last)
             });
+        let drops = |first: u64| look.walked.runs.iter().any(|run| run.first < first);
         let any_before = last >= look.first_lsn && hole.before.link.is_some();
         match (keep, behind) {
             (Keep::After, Some(behind)) if any_behind => Ok(behind),
             (Keep::After, _) => Err(RepairError::NothingBehind),
             (Keep::Before, _) if any_before => Ok(Bounds::UpTo(hole.before, last)),
+            (Keep::Before, Some(Bounds::From(_, first))) if drops(first) => {
+                Err(RepairError::NothingBefore)
+            }
             (Keep::Before, Some(behind)) => Ok(behind),
             (Keep::Before, None) => Ok(Bounds::Nothing),
         }
@@ -254,6 +266,17 @@ impl Plan {
         self.steps.push(Step::Cut { mark, header });
     }
 
+    /// The cursors that a cut sets back.
+    fn clamp_cursors(&mut self, store: &dyn Store, id: Option<LogId>) -> Result<(), IoError> {
+        let Some(last) = self.steps.iter().find_map(Step::new_last) else { return Ok(()) };
+        for cursor in cursor::examine(store, id)?.into_iter().filter(|c| !c.is_damaged()) {
+            if let Some(from) = cursor.position.filter(|from| *from > last + 1) {
+                self.steps.push(Step::Clamp { file: cursor.file, from, to: last + 1 });
+            }
+        }
+        Ok(())
+    }
+
     /// Takes note of the intact records that leave: those outside of these.
     fn leave(&mut self, walked: &Walked, stays: std::ops::RangeInclusive<u64>) {
         for run in &walked.runs {
@@ -294,7 +317,7 @@ impl Plan {
                     names.extend(gone.map(frame::segment_name));
                 }
                 Step::Mark { .. } => {}
-                Step::Cursor { file, .. } => names.push(file.clone()),
+                Step::Cursor { file, .. } | Step::Clamp { file, .. } => names.push(file.clone()),
             }
         }
         names.push(MARK_NAME.to_owned());
@@ -395,8 +418,11 @@ fn rebuilt_header(look: &Look) -> Vec<SegmentHeader> {
     let segments = &look.census.segments;
     for (index, found) in segments.iter().enumerate() {
         let Head::Broken { guess: Some(guess), .. } = &found.head else { continue };
-        let before = index.checked_sub(1).and_then(|before| segments[before].header());
-        let Some(before) = before else { continue };
+        if index == 0 {
+            rebuilt.extend(rebuilt_first(look, guess));
+            continue;
+        }
+        let Some(before) = segments[index - 1].header() else { continue };
         let next = segments.get(index + 1).map(|next| next.header());
         // Where the segment began a generation, nothing here tells of it.
         let same = match next {
@@ -417,6 +443,31 @@ fn rebuilt_header(look: &Look) -> Vec<SegmentHeader> {
         }
     }
     rebuilt
+}
+
+/// The header of the log's first segment, where the mark tells what no segment before it can.
+fn rebuilt_first(look: &Look, guess: &Segment) -> Option<SegmentHeader> {
+    let mark = &look.census.mark;
+    let next = look.census.segments.get(1).map(|next| next.header());
+    // Where the segment began a generation, it had more to say; and of an older one than the last, nothing
+    // here tells.
+    let began_before = mark.generation == 0 || mark.generation_epoch < guess.epoch;
+    let same = match next {
+        Some(Some(next)) => next.generation == mark.generation && next.resume.is_none(),
+        Some(None) => false,
+        None => true,
+    };
+    let is_told = matches!(look.census.mark_state, MarkState::Intact | MarkState::OneSlot);
+    let fits = look.walked.holes.iter().any(|hole| hole.is_of(guess.epoch));
+    let starts = look.walked.first_batches.contains(&(guess.epoch, guess.header.data_offset()));
+    let block = u64::from(guess.header.block_bytes);
+    let whole = guess.file_bytes.is_multiple_of(block) && guess.file_bytes >= 4 * block;
+    (is_told && guess.epoch == mark.first_epoch && began_before && same && fits && starts && whole)
+        .then(|| SegmentHeader {
+            generation: mark.generation,
+            truncated_after: mark.truncated_after,
+            ..guess.header
+        })
 }
 
 /// The header of a segment that supersedes what follows `place`, with `last` as the last record.
@@ -501,6 +552,13 @@ impl Step {
                     "the log is cut behind record {}, as a truncation, generation {}; what stands behind \
                      leaves it, and the numbers from {} on will be given out again",
                     header.truncated_after, header.generation, header.first_lsn
+                ),
+            ),
+            Step::Clamp { file, from, to } => (
+                store.path(file),
+                format!(
+                    "the cursor is set back from {from} to {to}: the log had records at least to {}, by it",
+                    from - 1
                 ),
             ),
             Step::Cursor { file, position } => {

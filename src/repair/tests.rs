@@ -83,6 +83,10 @@ fn check(image: &Image, damaged: &Arc<MemStore>, keep: Keep, what: &str) {
     let store = damaged.copy(damaged.facts().block_bytes);
     let (report, kept) = match repair(&store, keep) {
         Err(RepairError::NothingBehind) => return,
+        Err(RepairError::NothingBefore) => {
+            assert!(keep == Keep::Before && !found.intact.is_empty(), "{what}");
+            return;
+        }
         other => other.unwrap_or_else(|e| panic!("{what}: {e}")),
     };
     assert_eq!(report.lost, found.lost, "{what}");
@@ -290,4 +294,52 @@ fn cursors_and_strays_are_put_right() {
     let all = crate::cursor::examine(&*store, Some(id)).expect("it is read");
     assert_eq!(all[0].position, Some(image.first), "it holds what its consumer may need");
     check_opens(&store, image.first, image.last, "repaired");
+}
+
+#[test]
+fn a_cut_names_the_cursors_that_it_sets_back() {
+    let image = (0..).map(image).find(|image| segments(image).len() > 3).expect("there is one");
+    let store = image.store.copy(image.store.facts().block_bytes);
+    let id = verify_store(&*store).expect("a log").log_id.expect("it has one");
+    for (file, position) in [("a.cursor", image.vouched), ("b.cursor", image.first)] {
+        let kind = crate::slots::Kind::Cursor;
+        let bytes = position.to_le_bytes();
+        crate::slots::SlotFile::create(&*store, file, kind, id, &bytes).expect("made");
+    }
+    let hit = image.batches.iter().rev().find(|batch| batch.last + 2 < image.vouched);
+    let hit = hit.expect("there is one");
+    store.alter(&crate::frame::segment_name(hit.epoch), hit.offset as usize, 512, |byte| !byte);
+    let (report, _) = repair(&store, Keep::Before).expect("it is repaired");
+    let to = report.last_lsn.get() + 1;
+    let moved: Vec<_> = report.steps.iter().filter(|s| s.file.ends_with("a.cursor")).collect();
+    let says = format!("set back from {} to {to}", image.vouched);
+    assert!(moved.len() == 1 && moved[0].what.contains(&says), "{report:?}");
+    assert!(!report.steps.iter().any(|step| step.file.ends_with("b.cursor")), "{report:?}");
+    let all = crate::cursor::examine(&*store, Some(id)).expect("it is read");
+    assert_eq!((all[0].position, all[1].position), (Some(to), Some(image.first)));
+}
+
+#[test]
+fn the_first_segment_gets_its_header_back_or_nothing_is_dropped_unasked() {
+    let (mut rebuilt, mut refused) = (0, 0);
+    for seed in 0..48 {
+        let image = image(seed);
+        let block = image.store.facts().block_bytes;
+        let damaged = image.store.copy(block);
+        damaged.alter(&segments(&image)[0], 0, 2 * block, |_| 0);
+        let what = format!("seed {seed}");
+        check(&image, &damaged, Keep::Before, &what);
+        match repair(&damaged, Keep::Before) {
+            Ok((report, _)) => {
+                let any = !report.leaving.is_empty() && report.last_lsn >= report.first_lsn;
+                assert!(!any, "{what}: {report:?}");
+                rebuilt += u32::from(report.leaving.is_empty() && report.lost.is_empty());
+            }
+            Err(error) => {
+                assert!(matches!(error, RepairError::NothingBefore), "{what}: {error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(rebuilt > 10 && refused < rebuilt, "{rebuilt} rebuilt, {refused} refused");
 }

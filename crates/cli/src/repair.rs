@@ -72,7 +72,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
 fn failure(error: RepairError) -> Failure {
     match error {
         RepairError::Locked { .. } => Failure::Locked(error.to_string()),
-        RepairError::NothingBehind => Failure::Usage(error.to_string()),
+        RepairError::NothingBehind | RepairError::NothingBefore => {
+            Failure::Usage(error.to_string())
+        }
         RepairError::Read(error) => error.into(),
         error => Failure::Failed(error.to_string()),
     }
