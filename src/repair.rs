@@ -15,6 +15,7 @@ mod carry_out;
 mod error;
 mod keep;
 mod plan;
+mod rebuild;
 #[cfg(test)]
 mod tests;
 

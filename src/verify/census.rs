@@ -383,10 +383,8 @@ fn outvoting(
         _ => None,
     });
     let mut ids = intact.chain(headed.iter().map(|(_, header)| header.log_id));
-    let Some(id) = ids.next().filter(|id| *id != mark_id) else { return Ok(None) };
-    if ids.any(|other| other != id) {
-        return Ok(None);
-    }
+    let first = ids.next().filter(|id| *id != mark_id);
+    let Some(id) = first.filter(|id| ids.all(|other| other == *id)) else { return Ok(None) };
     for (&epoch, head) in heads {
         // Its batches have a say too.
         if matches!(head, Head::Broken { .. })
