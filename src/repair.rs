@@ -3,8 +3,8 @@
 //! A log is a dense prefix: it cannot hold what stands before a hole and what stands behind it. So a repair
 //! keeps one of the two ([`RepairOptions::keep`]). By default it **cuts**: what stands before the first lost
 //! record stays, and the cut is a truncation, with a new generation, so that readers and cursors learn of it.
-//! Where nothing stands before the hole, or where that is asked for, the log **starts** behind the last hole
-//! instead, as if all before were trimmed. The intact records that leave the log stand in the copy:
+//! Where that is asked for, or where nothing intact leaves the log by it, the log **starts** behind the last
+//! hole instead, as if all before were trimmed. The intact records that leave the log stand in the copy:
 //! [`salvage`](crate::salvage) reads them there.
 //!
 //! What can be written anew without loss (one copy of a header, padding, a footer, a slot of the mark) is, in
@@ -15,6 +15,7 @@ mod carry_out;
 mod error;
 mod keep;
 mod plan;
+mod rebuild;
 #[cfg(test)]
 mod tests;
 
@@ -42,7 +43,8 @@ pub struct RepairOptions {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum Keep {
-    /// What stands before the first lost record; where nothing does, what stands behind the last one.
+    /// What stands before the first lost record; where nothing does, what stands behind the last one, if no
+    /// intact record leaves the log by that.
     #[default]
     Before,
     /// What stands behind the last lost record, from the beginning of a segment on.

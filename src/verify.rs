@@ -257,8 +257,22 @@ impl Look {
     }
 
     fn check_cursors(&mut self, store: &dyn Store) -> Result<(), ReadError> {
+        let next = self.walked.end.link.map_or(self.first_lsn, |(_, next)| next);
+        let mut farthest: Option<(u64, String)> = None;
         for state in cursor::examine(store, self.census.log_id)? {
-            let Some((kind, detail)) = state.trouble(self.walked.vouched_lsn) else { continue };
+            let Some((kind, mut detail)) = state.trouble(self.walked.vouched_lsn) else { continue };
+            // What it stood behind was there, unless somebody set it so far.
+            if let (FindingKind::Note, Some(position)) = (kind, state.position)
+                && position > next
+            {
+                detail += &format!(
+                    "; unless it was set there ahead, records {next} to {} are gone",
+                    position - 1
+                );
+                if farthest.as_ref().is_none_or(|(most, _)| *most < position) {
+                    farthest = Some((position, state.file.clone()));
+                }
+            }
             self.findings.push(Finding {
                 kind,
                 file: store.path(&state.file),
@@ -266,6 +280,13 @@ impl Look {
                 detail,
                 lost: None,
             });
+        }
+        // A log that lost its end: the least that is lost.
+        if let (Some((position, file)), Some(hole)) = (farthest, self.walked.holes.last_mut())
+            && hole.last.is_none()
+        {
+            let name = file.trim_end_matches(".cursor");
+            hole.detail += &format!("; at least to {}, says cursor {name}", position - 1);
         }
         Ok(())
     }

@@ -44,8 +44,8 @@ pub(super) fn carry_out(store: &dyn Store, plan: &Plan) -> Result<(), RepairErro
                 write_at(store, &segment_name(*epoch), footer::footer_offset(header), &image)
             })?,
             Step::Rewrite { epoch } => in_segment(store, *epoch, || rewrite_file(store, *epoch))?,
-            // All together, before.
-            Step::Back { .. } => {}
+            // All together, before; and at the end.
+            Step::Back { .. } | Step::Clamp { .. } => {}
             Step::Away { name } => {
                 let gone = store.remove(name).and_then(|()| store.sync_dir());
                 gone.map_err(|e| IoError::new("take away", store.path(name), e))?;
@@ -103,7 +103,7 @@ fn put_back(store: &dyn Store, steps: &[Step]) -> Result<(), IoError> {
 
 impl Step {
     /// The last record of a log that is cut.
-    fn new_last(&self) -> Option<u64> {
+    pub(super) fn new_last(&self) -> Option<u64> {
         match self {
             Step::Cut { header, .. } => Some(header.first_lsn - 1),
             _ => None,

@@ -19,6 +19,8 @@ pub enum RepairError {
     },
     /// Nothing that the log could start with stands behind the last lost record.
     NothingBehind,
+    /// Nothing stands before the first lost record, and intact records would leave the log with it.
+    NothingBefore,
     /// The copy and the new files need more space than there is. Nothing was changed.
     NoSpace {
         /// What they need, in bytes.
@@ -58,6 +60,11 @@ impl fmt::Display for RepairError {
             Self::NothingBehind => f.write_str(
                 "behind the last lost record no segment begins with an intact batch: there is nothing to \
                  keep there; keep what stands before instead",
+            ),
+            Self::NothingBefore => f.write_str(
+                "nothing stands before the first lost record, and the log can start only at a segment \
+                 behind it: intact records before that leave the log; keep what stands behind (keep after) \
+                 if that is right",
             ),
             Self::NoSpace { needed_bytes, free_bytes } => write!(
                 f,

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use super::rebuild::rebuilt_header;
 use super::{Keep, RepairError, RepairReport, RepairStep, broken_cursors};
+use crate::cursor;
 use crate::disk::{Access, Store};
 use crate::error::IoError;
 use crate::footer::Footer;
@@ -13,7 +15,7 @@ use crate::recovery::SEGMENT_UNIT_BYTES;
 use crate::segment;
 use crate::verify::census::{Census, Found, Head, MarkState};
 use crate::verify::walk::{Hole, Mend, Place, Walked};
-use crate::verify::{self, Look, Lost, generation_of};
+use crate::verify::{self, Look, Lost};
 
 /// A repair.
 pub(crate) struct Plan {
@@ -25,6 +27,8 @@ pub(crate) struct Plan {
     last_lsn: u64,
     /// Names and sizes of the files that are copied.
     kept: Vec<(String, u64)>,
+    /// Names that given up segments get.
+    spares: Vec<String>,
     made_bytes: u64,
     /// What a new segment takes over from the log.
     pub(super) wall_ns: u64,
@@ -76,6 +80,12 @@ pub(super) enum Step {
         mark: Mark,
         header: SegmentHeader,
     },
+    /// Sets a cursor back that stands behind the cut: every truncation does.
+    Clamp {
+        file: String,
+        from: u64,
+        to: u64,
+    },
     /// Makes a cursor anew that cannot be read.
     Cursor {
         file: String,
@@ -101,6 +111,7 @@ impl Plan {
             first_lsn: look.first_lsn,
             last_lsn: last,
             kept: Vec::new(),
+            spares: Vec::new(),
             made_bytes: 0,
             wall_ns: look.walked.wall_ns,
         };
@@ -165,6 +176,7 @@ impl Plan {
         if look.census.mark_state == MarkState::OneSlot && bounds_is_none(&plan) {
             plan.steps.push(Step::Mark { mark });
         }
+        plan.clamp_cursors(store, look.census.log_id)?;
         for (file, position) in broken_cursors(store, look.census.log_id)? {
             let lowest = plan.first_lsn;
             let position =
@@ -190,11 +202,15 @@ impl Plan {
             look.walked.runs.last().is_some_and(|run| {
                 look.walked.clean_from.is_some_and(|(_, first)| first <= run.last)
             });
+        let drops = |first: u64| look.walked.runs.iter().any(|run| run.first < first);
         let any_before = last >= look.first_lsn && hole.before.link.is_some();
         match (keep, behind) {
             (Keep::After, Some(behind)) if any_behind => Ok(behind),
             (Keep::After, _) => Err(RepairError::NothingBehind),
             (Keep::Before, _) if any_before => Ok(Bounds::UpTo(hole.before, last)),
+            (Keep::Before, Some(Bounds::From(_, first))) if drops(first) => {
+                Err(RepairError::NothingBefore)
+            }
             (Keep::Before, Some(behind)) => Ok(behind),
             (Keep::Before, None) => Ok(Bounds::Nothing),
         }
@@ -251,6 +267,17 @@ impl Plan {
         self.steps.push(Step::Cut { mark, header });
     }
 
+    /// The cursors that a cut sets back.
+    fn clamp_cursors(&mut self, store: &dyn Store, id: Option<LogId>) -> Result<(), IoError> {
+        let Some(last) = self.steps.iter().find_map(Step::new_last) else { return Ok(()) };
+        for cursor in cursor::examine(store, id)?.into_iter().filter(|c| !c.is_damaged()) {
+            if let Some(from) = cursor.position.filter(|from| *from > last + 1) {
+                self.steps.push(Step::Clamp { file: cursor.file, from, to: last + 1 });
+            }
+        }
+        Ok(())
+    }
+
     /// Takes note of the intact records that leave: those outside of these.
     fn leave(&mut self, walked: &Walked, stays: std::ops::RangeInclusive<u64>) {
         for run in &walked.runs {
@@ -291,11 +318,12 @@ impl Plan {
                     names.extend(gone.map(frame::segment_name));
                 }
                 Step::Mark { .. } => {}
-                Step::Cursor { file, .. } => names.push(file.clone()),
+                Step::Cursor { file, .. } | Step::Clamp { file, .. } => names.push(file.clone()),
             }
         }
         names.push(MARK_NAME.to_owned());
         let listed = store.list().map_err(|e| IoError::new("list", segment::dir_path(store), e))?;
+        self.spares = self.spares_of(&listed, &census.strays);
         names.extend(listed.into_iter().filter(|name| name.ends_with(".cursor")));
         names.sort_unstable();
         names.dedup();
@@ -308,13 +336,41 @@ impl Plan {
         Ok(())
     }
 
-    /// The file that is there only afterwards.
-    fn made(&self) -> Option<String> {
-        let made = self.steps.iter().find_map(|step| match step {
-            Step::Cut { header, .. } => Some(frame::segment_name(header.epoch)),
-            _ => None,
-        })?;
-        (!self.kept.iter().any(|(name, _)| *name == made)).then_some(made)
+    /// The names that segments get which leave the log.
+    fn spares_of(&self, listed: &[String], strays: &[String]) -> Vec<String> {
+        let leaves = |epoch: u64| {
+            self.steps.iter().any(|step| match step {
+                Step::Start { mark } => epoch < mark.first_epoch,
+                Step::Cut { header, .. } => epoch > header.epoch,
+                _ => false,
+            })
+        };
+        let stay = listed.iter().filter(|name| !strays.contains(name));
+        let epochs = stay.filter_map(|name| frame::parse_segment_name(name));
+        let free = |epoch| {
+            let mut names = (0..).map(|number| segment::spare_name(epoch, number));
+            names.find(|name| !listed.contains(name))
+        };
+        epochs.filter(|epoch| leaves(*epoch)).filter_map(free).collect()
+    }
+
+    /// The files that are there only afterwards.
+    fn made(&self) -> Vec<String> {
+        let mut made = self.spares.clone();
+        for step in &self.steps {
+            match step {
+                Step::Cut { header, .. } => made.push(frame::segment_name(header.epoch)),
+                Step::Back { epoch, .. } => made.push(frame::segment_name(*epoch)),
+                _ => {}
+            }
+            if matches!(step, Step::Mark { .. } | Step::Start { .. } | Step::Cut { .. }) {
+                made.push(MARK_NAME.to_owned());
+            }
+        }
+        made.sort_unstable();
+        made.dedup();
+        made.retain(|made| !self.kept.iter().any(|(name, _)| name == made));
+        made
     }
 
     /// For people.
@@ -327,7 +383,7 @@ impl Plan {
             first_lsn: Lsn::new(self.first_lsn),
             last_lsn: Lsn::new(self.last_lsn),
             kept: self.kept.clone(),
-            made: self.made().into_iter().collect(),
+            made: self.made(),
             kept_in,
             needed_bytes: self.kept.iter().map(|(_, bytes)| bytes).sum::<u64>() + self.made_bytes,
             after: None,
@@ -348,43 +404,6 @@ fn bounds_is_none(plan: &Plan) -> bool {
         .steps
         .iter()
         .any(|step| matches!(step, Step::Start { .. } | Step::Cut { .. } | Step::Mark { .. }))
-}
-
-impl Hole {
-    /// Whether it is that the header of this segment is gone, and nothing else.
-    fn is_of(&self, epoch: u64) -> bool {
-        self.epoch == epoch && self.offset == 0 && self.last.is_some_and(|last| last < self.first)
-    }
-}
-
-/// Headers that their segments' neighbours and batches tell: nothing else is missing there.
-fn rebuilt_header(look: &Look) -> Vec<SegmentHeader> {
-    let mut rebuilt = Vec::new();
-    let segments = &look.census.segments;
-    for (index, found) in segments.iter().enumerate() {
-        let Head::Broken { guess: Some(guess), .. } = &found.head else { continue };
-        let before = index.checked_sub(1).and_then(|before| segments[before].header());
-        let Some(before) = before else { continue };
-        let next = segments.get(index + 1).map(|next| next.header());
-        // Where the segment began a generation, nothing here tells of it.
-        let same = match next {
-            Some(Some(next)) => next.generation == before.generation,
-            Some(None) => false,
-            None => generation_of(&look.census) == before.generation,
-        };
-        let fits = look.walked.holes.iter().any(|hole| hole.is_of(found.epoch));
-        let starts = look.walked.first_batches.contains(&(found.epoch, guess.header.data_offset()));
-        let block = u64::from(before.block_bytes);
-        let whole = guess.file_bytes.is_multiple_of(block) && guess.file_bytes >= 4 * block;
-        if same && fits && starts && whole && guess.header.block_bytes == before.block_bytes {
-            rebuilt.push(SegmentHeader {
-                generation: before.generation,
-                truncated_after: before.truncated_after,
-                ..guess.header
-            });
-        }
-    }
-    rebuilt
 }
 
 /// The header of a segment that supersedes what follows `place`, with `last` as the last record.
@@ -469,6 +488,13 @@ impl Step {
                     "the log is cut behind record {}, as a truncation, generation {}; what stands behind \
                      leaves it, and the numbers from {} on will be given out again",
                     header.truncated_after, header.generation, header.first_lsn
+                ),
+            ),
+            Step::Clamp { file, from, to } => (
+                store.path(file),
+                format!(
+                    "the cursor is set back from {from} to {to}: the log had records at least to {}, by it",
+                    from - 1
                 ),
             ),
             Step::Cursor { file, position } => {

@@ -64,9 +64,13 @@ fn check_undo(
         assert_eq!(kept.bytes(name), damaged.bytes(name), "{what}: {name}");
         undone.put(name, kept.bytes(name));
     }
-    let of_log = |name: &String| !name.ends_with(".spare") && !name.ends_with(".tmp");
+    let of_log = |name: &String| !name.ends_with(".tmp");
     let all =
         |store: &MemStore| -> Vec<String> { store.names().into_iter().filter(of_log).collect() };
+    let note = String::from_utf8(kept.bytes(NOTE_NAME)).expect("it is text");
+    for name in &report.made {
+        assert!(note.contains(&format!("remove {name} from the log\n")), "{what}: {note}");
+    }
     assert_eq!(all(&undone), all(damaged), "{what}");
     for name in all(damaged) {
         assert!(undone.bytes(&name) == damaged.bytes(&name), "{what}: {name}");
@@ -79,6 +83,10 @@ fn check(image: &Image, damaged: &Arc<MemStore>, keep: Keep, what: &str) {
     let store = damaged.copy(damaged.facts().block_bytes);
     let (report, kept) = match repair(&store, keep) {
         Err(RepairError::NothingBehind) => return,
+        Err(RepairError::NothingBefore) => {
+            assert!(keep == Keep::Before && !found.intact.is_empty(), "{what}");
+            return;
+        }
         other => other.unwrap_or_else(|e| panic!("{what}: {e}")),
     };
     assert_eq!(report.lost, found.lost, "{what}");
@@ -195,6 +203,14 @@ fn the_mark_is_made_anew() {
         damaged.alter(MARK_NAME, 0, 512, |byte| !byte);
         damaged.alter(MARK_NAME, 65536, 512, |byte| !byte);
         let what = format!("seed {seed}");
+        if seed % 2 == 0 && segments(&image)[0] != crate::frame::segment_name(1) {
+            let gone = damaged.copy(block);
+            gone.remove(MARK_NAME).expect("it is there");
+            let store = gone.copy(block);
+            let (report, kept) = repair(&store, Keep::Before).expect("it is repaired");
+            assert!(report.made.contains(&MARK_NAME.to_owned()), "{what}: {report:?}");
+            check_undo(&gone, &store, &report, &kept, &what);
+        }
         let (report, kept) = repair(&damaged, Keep::Before).expect("it is repaired");
         assert!(report.lost.is_empty() && report.leaving.is_empty(), "{what}: {report:?}");
         assert!(kept.names().contains(&MARK_NAME.to_owned()));
@@ -206,6 +222,31 @@ fn the_mark_is_made_anew() {
 }
 
 #[test]
+fn a_mark_of_another_log_takes_nothing_away() {
+    for seed in 0..12 {
+        let image = image(seed);
+        let damaged = image.store.copy(image.store.facts().block_bytes);
+        // It may speak of a later start, and of truncations.
+        let id = crate::frame::LogId([9; 16]);
+        let other =
+            crate::mark::Mark { first_epoch: 7, first_lsn: 900, ..crate::mark::Mark::new() };
+        damaged.remove(MARK_NAME).ok();
+        crate::mark::MarkFile::replace(&*damaged, id, other).expect("it is made");
+        let what = format!("seed {seed}");
+        let before = damaged.copy(image.store.facts().block_bytes);
+        let found = verify_store(&*damaged).expect("a log");
+        assert!(found.findings.iter().any(|f| f.detail.starts_with("it is of log 0909")), "{what}");
+        assert!(found.is_damaged() && found.last_lsn.get() == image.last, "{what}: {found:?}");
+        let (report, kept) = repair(&damaged, Keep::Before).expect("it is repaired");
+        assert!(report.lost.is_empty() && report.leaving.is_empty(), "{what}: {report:?}");
+        check_undo(&before, &damaged, &report, &kept, &what);
+        let first = report.first_lsn.get();
+        assert!(first <= image.first, "{what}");
+        check_opens(&damaged, first, image.last, &what);
+    }
+}
+
+#[test]
 fn swapped_segments_get_their_names_back_wherever_that_is_cut_short() {
     let image = (0..).map(image).find(|image| segments(image).len() > 3).expect("there is one");
     let names = segments(&image);
@@ -213,6 +254,13 @@ fn swapped_segments_get_their_names_back_wherever_that_is_cut_short() {
     let bytes = [damaged.bytes(&names[0]), damaged.bytes(&names[1])];
     damaged.put(&names[1], bytes[0].clone());
     damaged.put(&names[0], bytes[1].clone());
+    // One alone, so that its own name is free.
+    let moved = image.store.copy(image.store.facts().block_bytes);
+    moved.rename(&names[1], &crate::frame::segment_name(99)).expect("it is there");
+    let store = moved.copy(moved.facts().block_bytes);
+    let (report, kept) = repair(&store, Keep::Before).expect("it is repaired");
+    assert_eq!(report.made, [names[1].clone()]);
+    check_undo(&moved, &store, &report, &kept, "moved");
     for changes in 0.. {
         let store = damaged.copy(damaged.facts().block_bytes);
         store.stop_after(changes);
@@ -246,4 +294,52 @@ fn cursors_and_strays_are_put_right() {
     let all = crate::cursor::examine(&*store, Some(id)).expect("it is read");
     assert_eq!(all[0].position, Some(image.first), "it holds what its consumer may need");
     check_opens(&store, image.first, image.last, "repaired");
+}
+
+#[test]
+fn a_cut_names_the_cursors_that_it_sets_back() {
+    let image = (0..).map(image).find(|image| segments(image).len() > 3).expect("there is one");
+    let store = image.store.copy(image.store.facts().block_bytes);
+    let id = verify_store(&*store).expect("a log").log_id.expect("it has one");
+    for (file, position) in [("a.cursor", image.vouched), ("b.cursor", image.first)] {
+        let kind = crate::slots::Kind::Cursor;
+        let bytes = position.to_le_bytes();
+        crate::slots::SlotFile::create(&*store, file, kind, id, &bytes).expect("made");
+    }
+    let hit = image.batches.iter().rev().find(|batch| batch.last + 2 < image.vouched);
+    let hit = hit.expect("there is one");
+    store.alter(&crate::frame::segment_name(hit.epoch), hit.offset as usize, 512, |byte| !byte);
+    let (report, _) = repair(&store, Keep::Before).expect("it is repaired");
+    let to = report.last_lsn.get() + 1;
+    let moved: Vec<_> = report.steps.iter().filter(|s| s.file.ends_with("a.cursor")).collect();
+    let says = format!("set back from {} to {to}", image.vouched);
+    assert!(moved.len() == 1 && moved[0].what.contains(&says), "{report:?}");
+    assert!(!report.steps.iter().any(|step| step.file.ends_with("b.cursor")), "{report:?}");
+    let all = crate::cursor::examine(&*store, Some(id)).expect("it is read");
+    assert_eq!((all[0].position, all[1].position), (Some(to), Some(image.first)));
+}
+
+#[test]
+fn the_first_segment_gets_its_header_back_or_nothing_is_dropped_unasked() {
+    let (mut rebuilt, mut refused) = (0, 0);
+    for seed in 0..48 {
+        let image = image(seed);
+        let block = image.store.facts().block_bytes;
+        let damaged = image.store.copy(block);
+        damaged.alter(&segments(&image)[0], 0, 2 * block, |_| 0);
+        let what = format!("seed {seed}");
+        check(&image, &damaged, Keep::Before, &what);
+        match repair(&damaged, Keep::Before) {
+            Ok((report, _)) => {
+                let any = !report.leaving.is_empty() && report.last_lsn >= report.first_lsn;
+                assert!(!any, "{what}: {report:?}");
+                rebuilt += u32::from(report.leaving.is_empty() && report.lost.is_empty());
+            }
+            Err(error) => {
+                assert!(matches!(error, RepairError::NothingBefore), "{what}: {error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(rebuilt > 10 && refused < rebuilt, "{rebuilt} rebuilt, {refused} refused");
 }

@@ -110,6 +110,7 @@ impl Census {
             strays.push(name);
         };
         let mut headed: Vec<(String, SegmentHeader)> = Vec::new();
+        let mut foreign_mark = None;
         for &epoch in &epochs {
             let name = frame::segment_name(epoch);
             match look_at_header(store, &name)? {
@@ -138,7 +139,15 @@ impl Census {
                 );
             }
         }
-        let log_id = mark_id.or_else(|| most_common(&heads));
+        let outvoted = match mark_id {
+            Some(id) => outvoting(store, &heads, &headed, id)?,
+            None => None,
+        };
+        if let (Some(of), Some(id)) = (outvoted, mark_id) {
+            mark_state = MarkState::Lost;
+            foreign_mark = Some(format!("it is of log {id}, the segments are of log {of}"));
+        }
+        let log_id = outvoted.or(mark_id).or_else(|| most_common(&heads));
         heads.retain(|&epoch, head| match head {
             Head::Intact { segment, .. } if Some(segment.header.log_id) != log_id => {
                 let detail = format!("it is of another log, {}", segment.header.log_id);
@@ -147,6 +156,11 @@ impl Census {
             }
             _ => true,
         });
+        if let Some(detail) = foreign_mark {
+            let file = store.path(MARK_NAME);
+            let kind = FindingKind::Damage;
+            findings.push(Finding { kind, file, offset: 0, detail, lost: None });
+        }
         let block_bytes = heads.values().find_map(|head| match head {
             Head::Intact { segment, .. } => Some(segment.header.block_bytes),
             _ => None,
@@ -354,6 +368,32 @@ fn most_common(heads: &BTreeMap<u64, Head>) -> Option<LogId> {
     }
     let most = counts.values().copied().max()?;
     counts.into_iter().find(|(_, count)| *count == most).map(|(id, _)| LogId(id))
+}
+
+/// The log that all segments are of, where none is of the one that the mark names: then the mark was put
+/// here from that one.
+fn outvoting(
+    store: &dyn Store,
+    heads: &BTreeMap<u64, Head>,
+    headed: &[(String, SegmentHeader)],
+    mark_id: LogId,
+) -> Result<Option<LogId>, ReadError> {
+    let intact = heads.values().filter_map(|head| match head {
+        Head::Intact { segment, .. } => Some(segment.header.log_id),
+        _ => None,
+    });
+    let mut ids = intact.chain(headed.iter().map(|(_, header)| header.log_id));
+    let first = ids.next().filter(|id| *id != mark_id);
+    let Some(id) = first.filter(|id| ids.all(|other| other == *id)) else { return Ok(None) };
+    for (&epoch, head) in heads {
+        // Its batches have a say too.
+        if matches!(head, Head::Broken { .. })
+            && guess_header(store, epoch, mark_id, None)?.is_some()
+        {
+            return Ok(None);
+        }
+    }
+    Ok(Some(id))
 }
 
 /// What the batches of a segment tell of its header. Each repeats the log, the epoch, the salt and its

@@ -57,6 +57,17 @@ pub fn code(result: Result<(), Failure>) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// Prints the text, and ends with the verdict on what it tells of: that nobody reads to the end does not make
+/// damage good.
+pub fn print(text: &str, verdict: Result<(), Failure>) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::output(&error)),
+        Err(error) if verdict.is_ok() => Err(Failure::output(&error)),
+        _ => verdict,
+    }
+}
+
 /// Prints a line on standard error. That it may be closed is no reason to stop.
 pub fn note(message: &dyn Display) {
     _ = writeln!(io::stderr(), "uringlog: {message}");

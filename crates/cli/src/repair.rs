@@ -1,13 +1,12 @@
 //! `uringlog repair`: makes a damaged log one that opens again, and keeps a copy of what it changes.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
 use uringlog::{Keep, Lsn, RepairError, RepairOptions, RepairReport};
 
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
 use crate::{units, verify};
 
 /// Arguments of `uringlog repair`.
@@ -58,9 +57,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         true => format!("{}\n", json_of(&args, &report)),
         false => text_of(&args, &report),
     };
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| Failure::output(&e))?;
-    match &report.after {
+    let verdict = match &report.after {
         None if report.steps.is_empty() => Ok(()),
         None => Err(Failure::Damage("nothing was changed: add --yes to do it".to_owned())),
         Some(after) if after.is_whole() => Ok(()),
@@ -68,13 +65,16 @@ pub fn run(args: Args) -> Result<(), Failure> {
             "the log is not whole yet: look at it with `uringlog verify`, and repair it again"
                 .to_owned(),
         )),
-    }
+    };
+    exit::print(&text, verdict)
 }
 
 fn failure(error: RepairError) -> Failure {
     match error {
         RepairError::Locked { .. } => Failure::Locked(error.to_string()),
-        RepairError::NothingBehind => Failure::Usage(error.to_string()),
+        RepairError::NothingBehind | RepairError::NothingBefore => {
+            Failure::Usage(error.to_string())
+        }
         RepairError::Read(error) => error.into(),
         error => Failure::Failed(error.to_string()),
     }

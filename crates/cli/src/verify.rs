@@ -1,12 +1,11 @@
 //! `uringlog verify`: reads all of a log, goes on past damage, and says what is lost.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use uringlog::{Finding, Lost, Lsn, VerifyReport};
 
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
 use crate::units;
 
 /// Arguments of `uringlog verify`.
@@ -31,12 +30,13 @@ pub fn run(args: Args) -> Result<(), Failure> {
         true => format!("{}\n", json_of(&args.dir, &report)),
         false => text_of(&args.dir, &report),
     };
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| Failure::output(&e))?;
-    if report.is_whole() {
-        return Ok(());
-    }
-    Err(Failure::Damage(verdict(&report)))
+    exit::print(
+        &text,
+        match report.is_whole() {
+            true => Ok(()),
+            false => Err(Failure::Damage(verdict(&report))),
+        },
+    )
 }
 
 /// The end of it in one line.

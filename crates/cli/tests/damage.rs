@@ -213,4 +213,11 @@ fn no_log_and_closed_output_are_no_damage() {
         drop(child.stdout.take());
         assert_eq!(code(&wait_for_exit(child)), 0, "{args:?}");
     }
+    flip(&log, 2, 8192 + 300);
+    for args in [vec!["verify"], vec!["repair"], vec!["verify", "--json"]] {
+        let mut command = command(&args);
+        let mut child = command.arg(&log).spawn().unwrap();
+        drop(child.stdout.take());
+        assert_eq!(code(&wait_for_exit(child)), 3, "{args:?}");
+    }
 }

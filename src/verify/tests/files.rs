@@ -65,6 +65,15 @@ fn a_closed_log_without_its_last_segment_is_damage() {
     // Nothing tells how many there were.
     assert!(report.lost.is_empty());
     assert!(report.findings[0].detail.contains(&format!("records from {in_three} on")));
+    // A cursor does.
+    let id = report.log_id.expect("it has one");
+    let position = image.last.to_le_bytes();
+    SlotFile::create(&*store, "a.cursor", Kind::Cursor, id, &position).expect("made");
+    let report = verify_store(&*store).expect("a log");
+    let least = format!("at least to {}, says cursor a", image.last - 1);
+    assert!(report.findings[0].detail.ends_with(&least), "{:?}", report.findings);
+    let note = &report.findings.last().expect("there is one").detail;
+    assert!(note.contains(&format!("{in_three} to {} are gone", image.last - 1)), "{note}");
 }
 
 #[test]
