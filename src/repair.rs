@@ -13,12 +13,15 @@
 
 mod carry_out;
 mod error;
+mod files;
 mod keep;
 mod plan;
+mod step;
 #[cfg(test)]
 mod tests;
 
 use core::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 pub use error::RepairError;
@@ -81,6 +84,8 @@ pub struct RepairReport {
     pub kept: Vec<(String, u64)>,
     /// Files that are new.
     pub made: Vec<String>,
+    /// What stays in the log's directory under another name: the old one and the new one.
+    pub renamed: Vec<(String, String)>,
     /// The directory in which they are kept.
     pub kept_in: PathBuf,
     /// Bytes that the repair needs on the file system.
@@ -167,15 +172,18 @@ fn lock(store: &dyn Store) -> Result<crate::disk::LockGuard, RepairError> {
 fn free_name(dir: &Path) -> Result<PathBuf, RepairError> {
     let failed = |error| IoError::new("find", dir, error);
     // "." and the like have no name to add to.
-    let whole = std::fs::canonicalize(dir).map_err(failed)?;
-    let name = match dir.file_name() {
-        Some(_) => dir,
-        None => &whole,
+    let whole = match dir.file_name() {
+        Some(_) => dir.to_owned(),
+        None => std::fs::canonicalize(dir).map_err(failed)?,
     };
+    let Some(name) = whole.file_name() else {
+        return Err(failed(io::Error::other("nothing can stand beside it")).into());
+    };
+    // Not by its end: "log/" is "log".
     let free = (1..u64::MAX).map(|number| {
-        let mut path = name.as_os_str().to_owned();
-        path.push(format!(".repair-{number}"));
-        PathBuf::from(path)
+        let mut name = name.to_owned();
+        name.push(format!(".repair-{number}"));
+        whole.with_file_name(name)
     });
     let taken = |path: &PathBuf| std::fs::symlink_metadata(path).is_ok();
     Ok(free.into_iter().find(|path| !taken(path)).unwrap_or_default())

@@ -17,6 +17,8 @@ pub enum RepairError {
         /// Who, where the system tells.
         holder: Option<LockHolder>,
     },
+    /// No file tells which log it is: neither the mark nor the header of any segment can be read.
+    Unidentified,
     /// Nothing that the log could start with stands behind the last lost record.
     NothingBehind,
     /// The copy and the new files need more space than there is. Nothing was changed.
@@ -55,6 +57,11 @@ impl fmt::Display for RepairError {
                 }
                 f.write_str("; stop it before a repair")
             }
+            Self::Unidentified => f.write_str(
+                "neither the mark nor the header of any segment can be read: nothing tells which log this is, \
+                 and so nothing which batches are its own; put log.mark or a segment back from a copy, and \
+                 repair again",
+            ),
             Self::NothingBehind => f.write_str(
                 "behind the last lost record no segment begins with an intact batch: there is nothing to \
                  keep there; keep what stands before instead",

@@ -143,6 +143,9 @@ fn json_of(args: &Args, report: &RepairReport) -> Value {
         "kept": Value::from_iter(report.kept.iter().map(|(name, bytes)| {
             json!({ "name": name, "bytes": bytes })
         })),
+        "renamed": Value::from_iter(report.renamed.iter().map(|(name, to)| {
+            json!({ "name": name, "to": to })
+        })),
         "needed_bytes": report.needed_bytes,
     })
 }
