@@ -23,6 +23,8 @@ pub enum RepairError {
     NothingBehind,
     /// The copy and the new files need more space than there is. Nothing was changed.
     NoSpace {
+        /// Where.
+        dir: PathBuf,
         /// What they need, in bytes.
         needed_bytes: u64,
         /// What is free, in bytes.
@@ -66,10 +68,12 @@ impl fmt::Display for RepairError {
                 "behind the last lost record no segment begins with an intact batch: there is nothing to \
                  keep there; keep what stands before instead",
             ),
-            Self::NoSpace { needed_bytes, free_bytes } => write!(
+            Self::NoSpace { dir, needed_bytes, free_bytes } => write!(
                 f,
-                "the copy of what is changed and the new files need {needed_bytes} bytes, and {free_bytes} \
-                 are free; nothing was changed"
+                "what is copied and made needs {needed_bytes} bytes on the file system of {}, and \
+                 {free_bytes} are free; nothing was changed. Free some, or have the copy made on another \
+                 file system (copy_to, --copy-to)",
+                dir.display()
             ),
             Self::Unsteady => {
                 f.write_str("the log changes all the time: stop its writer before a repair")

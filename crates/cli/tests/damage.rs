@@ -253,3 +253,19 @@ fn links_pipes_and_directories_are_put_aside() {
     succeeds(run(&["verify", &log]));
     succeeds(run(&["repair", "--yes", &log]));
 }
+
+#[test]
+fn the_copy_goes_where_it_is_wanted() {
+    let dir = Dir::new();
+    let log = log(&dir);
+    flip(&log, 2, 20);
+    let to = dir.0.join("elsewhere");
+    let path = to.to_str().unwrap();
+    let done = json(&["repair", "--yes", "--json", "--copy-to", path, &log], 0);
+    assert_eq!(done["kept_in"], path);
+    assert!(to.join("repair.txt").exists());
+    // Not over another copy.
+    flip(&log, 2, 20);
+    fails(&run(&["repair", "--yes", "--copy-to", path, &log]), 1, "exists");
+    succeeds(run(&["repair", "--yes", &log]));
+}
