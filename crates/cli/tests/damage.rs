@@ -259,7 +259,7 @@ fn the_copy_goes_where_it_is_wanted() {
     let dir = Dir::new();
     let log = log(&dir);
     flip(&log, 2, 20);
-    let to = dir.0.join("elsewhere");
+    let to = dir.0.path().join("elsewhere");
     let path = to.to_str().unwrap();
     let done = json(&["repair", "--yes", "--json", "--copy-to", path, &log], 0);
     assert_eq!(done["kept_in"], path);
