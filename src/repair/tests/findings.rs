@@ -70,31 +70,19 @@ fn a_segment_that_gets_its_name_back_takes_no_other_file_away() {
 
 #[test]
 fn notes_alone_are_nothing_to_repair() {
-    let footer = MemStore::new(512);
-    let mut writer = TestWriter::open(&footer, SEGMENT_BYTES);
-    writer.keeps_footers = true;
-    write(&mut writer, 3);
-    // Of a time when the segment held less.
-    let (header, early) = (writer.header, writer.footer());
-    while writer.header.epoch < 3 {
-        write(&mut writer, 3);
-    }
-    writer.close();
-    let slot = footer.copy(512);
-    footer.splice(&segment_name(1), crate::footer::footer_offset(&header) as usize, &early);
-    slot.alter(MARK_NAME, 65536, 512, |byte| !byte);
-    for (store, what) in [(footer, "a footer"), (slot, "a slot")] {
-        let found = verify_store(&*store).expect("a log");
-        assert!(found.is_whole(), "{what}: {:?}", found.findings);
-        assert!(found.findings.iter().any(|f| f.kind == FindingKind::Note), "{what}");
-        let (report, _) = repair(&store, Keep::Before).expect("a log");
-        assert!(report.steps.is_empty(), "{what}: {:?}", report.steps);
-        // Beside something else they are mended.
-        store.alter(&segment_name(2), 0, 512, |byte| !byte);
-        let (report, _) = repair(&store, Keep::Before).expect("a log");
-        assert_eq!(report.steps.len(), 2, "{what}: {:?}", report.steps);
-        assert!(report.after.is_some_and(|after| after.findings.is_empty()), "{what}");
-    }
+    let store = log(3).store.copy(512);
+    store.alter(MARK_NAME, 65536, 512, |byte| !byte);
+    let found = verify_store(&*store).expect("a log");
+    assert!(found.is_whole(), "{:?}", found.findings);
+    assert!(found.findings.iter().any(|f| f.kind == FindingKind::Note));
+    let (report, _) = repair(&store, Keep::Before).expect("a log");
+    assert!(report.steps.is_empty(), "{:?}", report.steps);
+    // Beside something else they are mended.
+    store.alter(&segment_name(2), 0, 512, |byte| !byte);
+    let (report, _) = repair(&store, Keep::Before).expect("a log");
+    assert_eq!(report.steps.len(), 2, "{:?}", report.steps);
+    let after = report.after.expect("it was done");
+    assert!(after.findings.is_empty(), "{:?}", after.findings);
 }
 
 #[test]
