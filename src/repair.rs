@@ -13,13 +13,16 @@
 
 mod carry_out;
 mod error;
+mod files;
 mod keep;
 mod plan;
 mod rebuild;
+mod step;
 #[cfg(test)]
 mod tests;
 
 use core::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 pub use error::RepairError;
@@ -37,6 +40,7 @@ use plan::Plan;
 #[derive(Clone, Debug, Default)]
 pub struct RepairOptions {
     keep: Keep,
+    copy_to: Option<PathBuf>,
 }
 
 /// What stays in a log that has a hole.
@@ -63,6 +67,24 @@ impl RepairOptions {
         self.keep = keep;
         self
     }
+
+    /// The directory for the copy of what is changed, which is made; it may be on another file system. Default:
+    /// beside the log, `DIR.repair-1`, or the next number that is free.
+    #[must_use]
+    pub fn copy_to(mut self, path: impl Into<PathBuf>) -> Self {
+        self.copy_to = Some(path.into());
+        self
+    }
+
+    /// Where the copy will be. What stands there already is an error.
+    fn place(&self, dir: &Path) -> Result<PathBuf, RepairError> {
+        let Some(path) = &self.copy_to else { return free_name(dir) };
+        match std::fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(path.clone()),
+            Err(error) => Err(IoError::new("look for", path, error).into()),
+            Ok(_) => Err(IoError::new("make", path, io::ErrorKind::AlreadyExists.into()).into()),
+        }
+    }
 }
 
 /// What a repair does, or has done.
@@ -83,9 +105,11 @@ pub struct RepairReport {
     pub kept: Vec<(String, u64)>,
     /// Files that are new.
     pub made: Vec<String>,
+    /// What stays in the log's directory under another name: the old one and the new one.
+    pub renamed: Vec<(String, String)>,
     /// The directory in which they are kept.
     pub kept_in: PathBuf,
-    /// Bytes that the repair needs on the file system.
+    /// Bytes that the repair needs, for the copy and for new files in the log.
     pub needed_bytes: u64,
     /// What the log is like afterwards; none for a plan.
     pub after: Option<VerifyReport>,
@@ -118,11 +142,11 @@ pub fn plan_repair(
     let dir = dir.as_ref();
     let store = OsStore::open_read_only(dir).map_err(OpenError::into_read_error)?;
     let plan = Plan::make(&*store, options.keep)?;
-    Ok(plan.report(&*store, free_name(dir)?))
+    Ok(plan.report(&*store, options.place(dir)?))
 }
 
 /// Repairs the log in `dir`, which nobody may have open for writing. Every file that is changed or taken
-/// away is copied to a new directory beside the log first, `DIR.repair-1` (or the next number that is free),
+/// away is copied to a new directory first ([`RepairOptions::copy_to`]; else beside the log, `DIR.repair-1`),
 /// with a file `repair.txt` that says what was done and how to undo it.
 ///
 /// Records can leave the log by it: see [`plan_repair`] before. Does nothing where nothing is damaged.
@@ -135,11 +159,11 @@ pub fn repair(dir: impl AsRef<Path>, options: &RepairOptions) -> Result<RepairRe
     let store = OsStore::open(dir, false, true).map_err(RepairError::opening)?;
     let _lock = lock(&*store)?;
     let plan = Plan::make(&*store, options.keep)?;
-    let mut report = plan.report(&*store, free_name(dir)?);
+    let mut report = plan.report(&*store, options.place(dir)?);
     if plan.is_empty() {
         return Ok(report);
     }
-    check_space(dir, report.needed_bytes)?;
+    check_space(dir, &report.kept_in, plan.made_bytes, plan.kept_bytes())?;
     let kept = OsStore::open(&report.kept_in, true, true).map_err(RepairError::opening)?;
     report.after = Some(repair_store(&*store, &*kept, &plan, &report)?);
     Ok(report)
@@ -169,27 +193,53 @@ fn lock(store: &dyn Store) -> Result<crate::disk::LockGuard, RepairError> {
 fn free_name(dir: &Path) -> Result<PathBuf, RepairError> {
     let failed = |error| IoError::new("find", dir, error);
     // "." and the like have no name to add to.
-    let whole = std::fs::canonicalize(dir).map_err(failed)?;
-    let name = match dir.file_name() {
-        Some(_) => dir,
-        None => &whole,
+    let whole = match dir.file_name() {
+        Some(_) => dir.to_owned(),
+        None => std::fs::canonicalize(dir).map_err(failed)?,
     };
+    let Some(name) = whole.file_name() else {
+        return Err(failed(io::Error::other("nothing can stand beside it")).into());
+    };
+    // Not by its end: "log/" is "log".
     let free = (1..u64::MAX).map(|number| {
-        let mut path = name.as_os_str().to_owned();
-        path.push(format!(".repair-{number}"));
-        PathBuf::from(path)
+        let mut name = name.to_owned();
+        name.push(format!(".repair-{number}"));
+        whole.with_file_name(name)
     });
     let taken = |path: &PathBuf| std::fs::symlink_metadata(path).is_ok();
     Ok(free.into_iter().find(|path| !taken(path)).unwrap_or_default())
 }
 
-fn check_space(dir: &Path, needed_bytes: u64) -> Result<(), RepairError> {
+/// The new files go to the log's file system, the copy to that of the directory that it is made in.
+fn check_space(
+    dir: &Path,
+    copy: &Path,
+    made_bytes: u64,
+    kept_bytes: u64,
+) -> Result<(), RepairError> {
+    let beside = match copy.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let device = |path: &Path| {
+        let found =
+            std::fs::metadata(path).map(|found| std::os::unix::fs::MetadataExt::dev(&found));
+        found.map_err(|error| IoError::new("look for", path, error))
+    };
+    if device(dir)? == device(beside)? {
+        return check_free(dir, made_bytes + kept_bytes);
+    }
+    check_free(dir, made_bytes)?;
+    check_free(beside, kept_bytes)
+}
+
+fn check_free(dir: &Path, needed_bytes: u64) -> Result<(), RepairError> {
     let free = rustix::fs::statvfs(dir)
         .map_err(|error| IoError::new("ask for the free space of", dir, error.into()))?;
     let free_bytes = free.f_bavail.saturating_mul(free.f_frsize);
     match needed_bytes <= free_bytes {
         true => Ok(()),
-        false => Err(RepairError::NoSpace { needed_bytes, free_bytes }),
+        false => Err(RepairError::NoSpace { dir: dir.to_owned(), needed_bytes, free_bytes }),
     }
 }
 

@@ -224,15 +224,24 @@ pub(crate) fn examine(
     let failed = |action: &str, error| IoError::new(action, store.path(name), error);
     let file = match store.open(name, Access::Read) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // Of the mark nobody knows what it says; without a cursor the log can be told.
+        Err(error) if kind == Kind::Cursor => {
+            return Ok(Some([(); 2].map(|()| Found::Unreadable(error.to_string()))));
+        }
         opened => opened.map_err(|error| failed("open", error))?,
     };
     let block = block_bytes(store);
     let mut bytes = AlignedBuf::new(block).map_err(|error| failed("read", error))?;
-    Ok(Some(SLOT_OFFSETS.map(|offset| match file.read_at(offset, &mut bytes[..block]) {
-        Err(error) => Found::Unreadable(error.to_string()),
-        Ok(read) if read < SLOT_BYTES => Found::Broken,
-        Ok(read) if is_zero(&bytes[..SLOT_BYTES]) && read >= SLOT_BYTES => Found::Zero,
-        Ok(read) => decode(&bytes[..read], kind).map_or(Found::Broken, Found::Intact),
+    Ok(Some(SLOT_OFFSETS.map(|offset| {
+        match file.read_at(offset, &mut bytes[..block]) {
+            Err(error) => Found::Unreadable(error.to_string()),
+            Ok(read) if read < SLOT_BYTES => Found::Broken,
+            Ok(read) if is_zero(&bytes[..SLOT_BYTES]) && read >= SLOT_BYTES => Found::Zero,
+            // One in the other's place does not count, as in `read`.
+            Ok(read) => decode(&bytes[..read], kind)
+                .filter(|slot| slot.sequence % 2 * SLOT_STRIDE == offset)
+                .map_or(Found::Broken, Found::Intact),
+        }
     })))
 }
 

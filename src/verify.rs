@@ -215,15 +215,24 @@ impl Look {
         let Some(closed) = self.census.mark.closed else { return };
         let end = self.walked.end;
         let block = self.census.segments.iter().find_map(|found| {
-            let header = found.header().filter(|header| header.epoch == closed.epoch)?;
+            let header = found.header().filter(|header| header.epoch == end.epoch)?;
             Some(u64::from(header.block_bytes))
         });
         let behind = (end.epoch, end.offset) >= (closed.epoch, closed.end_offset);
-        // The batch that closes a log is empty: where only that is missing, no record is.
-        let only_last = end.epoch == closed.epoch
-            && block.is_some_and(|block| end.offset + block == closed.end_offset);
+        // The batch that closes a log is empty, one block: where only that is missing, no record is. It may
+        // be the first of a segment of its own.
+        let only_last = block.is_some_and(|block| {
+            let without_last = closed.end_offset.saturating_sub(block);
+            match closed.epoch.checked_sub(end.epoch) {
+                Some(0) => end.offset >= without_last,
+                Some(1) => without_last <= 2 * block,
+                _ => false,
+            }
+        });
+        // Whoever cut the log since had the mark say so afterwards.
+        let is_cut = generation_of(&self.census) > self.census.mark.generation;
         let is_empty = end.link.is_none() && self.walked.batches == 0 && closed.crc == 0;
-        if behind || is_empty || !self.walked.holes.is_empty() {
+        if behind || is_empty || is_cut || !self.walked.holes.is_empty() {
             return;
         }
         let detail = format!(

@@ -3,31 +3,35 @@
 //! A cut is what a truncation does: the new segment is built under a temporary name, the mark says that its
 //! generation is about to begin, and its rename is the one step that cuts. Until then the log is as damaged
 //! as before; after it, what stands in segments behind is stale, and is given up from the last one down.
+//! Where the log was closed, the mark takes that back only after the rename: in between the log may count as
+//! one that lost its end, and the next repair cuts it once more, at the same place.
 
 use std::collections::VecDeque;
 use std::io;
 
 use super::RepairError;
 use super::keep;
-use super::plan::{Plan, Step};
+use super::plan::Plan;
+use super::step::Step;
 use crate::cursor;
 use crate::disk::{Access, Store};
 use crate::error::IoError;
 use crate::footer;
 use crate::frame::{self, BatchContext, BatchHeader, SegmentHeader, segment_name};
-use crate::mark::{Mark, MarkFile};
+use crate::mark::{Closed, Mark, MarkFile};
 use crate::mem::AlignedBuf;
 use crate::recovery::GiveUp;
 use crate::recovery::rewrite::{self, Rest};
 use crate::segment::{self, Filler, Segment, TMP_SUFFIX};
 use crate::slots::{Kind, SlotFile};
 use crate::truncate::TRUNCATION_TMP;
-use crate::verify::census::MISPLACED_SUFFIX;
+use crate::verify::census::misplaced_name;
 use crate::verify::patient::PatientFile;
 use crate::verify::walk::{Aligned, mended_batch};
 
 /// Does everything that the plan says.
 pub(super) fn carry_out(store: &dyn Store, plan: &Plan) -> Result<(), RepairError> {
+    put_aside(store, &plan.steps)?;
     put_back(store, &plan.steps)?;
     for step in &plan.steps {
         match step {
@@ -45,7 +49,7 @@ pub(super) fn carry_out(store: &dyn Store, plan: &Plan) -> Result<(), RepairErro
             })?,
             Step::Rewrite { epoch } => in_segment(store, *epoch, || rewrite_file(store, *epoch))?,
             // All together, before; and at the end.
-            Step::Back { .. } | Step::Clamp { .. } => {}
+            Step::Back { .. } | Step::Aside { .. } | Step::Clamp { .. } => {}
             Step::Away { name } => {
                 let gone = store.remove(name).and_then(|()| store.sync_dir());
                 gone.map_err(|e| IoError::new("take away", store.path(name), e))?;
@@ -55,15 +59,30 @@ pub(super) fn carry_out(store: &dyn Store, plan: &Plan) -> Result<(), RepairErro
                 set_mark(store, plan, *mark)?;
                 give_up(store, |epoch| epoch < mark.first_epoch)?;
             }
-            Step::Cut { mark, header } => cut(store, plan, *mark, *header)?,
+            Step::Cut { mark, header, closed, unsynced } => {
+                for (epoch, end) in unsynced {
+                    in_segment(store, *epoch, || sync_again(store, *epoch, *end))?;
+                }
+                cut(store, plan, *mark, *header, *closed)?;
+            }
+            // The log is repaired, whatever a cursor is like: the look at it afterwards tells of that.
             Step::Cursor { file, position } => {
                 let bytes = position.to_le_bytes();
-                SlotFile::create(store, file, Kind::Cursor, plan.log_id, &bytes)?;
+                SlotFile::create(store, file, Kind::Cursor, plan.log_id, &bytes).ok();
             }
         }
     }
     if let Some(last) = plan.steps.iter().find_map(Step::new_last) {
-        cursor::clamp_locked(store, last)?;
+        cursor::clamp_locked(store, last).ok();
+    }
+    Ok(())
+}
+
+/// Gives another name to what is no file, or stands in the way.
+fn put_aside(store: &dyn Store, steps: &[Step]) -> Result<(), IoError> {
+    for (name, to) in steps.iter().filter_map(Step::renamed) {
+        let renamed = store.rename(&name, &to).and_then(|()| store.sync_dir());
+        renamed.map_err(|error| IoError::new("rename", store.path(&name), error))?;
     }
     Ok(())
 }
@@ -81,14 +100,13 @@ fn put_back(store: &dyn Store, steps: &[Step]) -> Result<(), IoError> {
     if moves.is_empty() {
         return Ok(());
     }
-    let between = |epoch: u64| format!("{epoch:020}{MISPLACED_SUFFIX}");
     let failed = |name: &str, error| IoError::new("rename to", store.path(name), error);
     let sync = || {
         let synced = store.sync_dir();
         synced.map_err(|error| IoError::new("sync", segment::dir_path(store), error))
     };
     for (name, epoch) in &moves {
-        let to = between(*epoch);
+        let to = misplaced_name(*epoch);
         if **name != to {
             store.rename(name, &to).map_err(|error| failed(&to, error))?;
         }
@@ -96,7 +114,7 @@ fn put_back(store: &dyn Store, steps: &[Step]) -> Result<(), IoError> {
     sync()?;
     for (_, epoch) in moves {
         let to = segment_name(epoch);
-        store.rename(&between(epoch), &to).map_err(|error| failed(&to, error))?;
+        store.rename(&misplaced_name(epoch), &to).map_err(|error| failed(&to, error))?;
     }
     sync()
 }
@@ -129,6 +147,7 @@ fn cut(
     plan: &Plan,
     mark: Mark,
     header: SegmentHeader,
+    closed: Option<Closed>,
 ) -> Result<(), RepairError> {
     let failed = |action: &str, name: &str, e| IoError::new(action, store.path(name), e);
     let salt = segment::system_entropy()
@@ -145,10 +164,14 @@ fn cut(
     rewrite::write_again(store, &rest, &header, &*file, plan.wall_ns)?;
     let synced = segment::write_headers(&*file, &header).and_then(|()| file.sync());
     synced.map_err(|e| failed("write", TRUNCATION_TMP, e))?;
-    set_mark(store, plan, mark)?;
+    // Without the segment, the log is as damaged as before: by where it was closed that may alone be known.
+    set_mark(store, plan, Mark { closed, ..mark })?;
     let name = segment_name(header.epoch);
     let renamed = store.rename(TRUNCATION_TMP, &name).and_then(|()| store.sync_dir());
     renamed.map_err(|e| failed("rename to", &name, e))?;
+    if closed.is_some() {
+        set_mark(store, plan, mark)?;
+    }
     Ok(give_up(store, |epoch| epoch > header.epoch)?)
 }
 
@@ -220,3 +243,21 @@ fn rewrite_file(store: &dyn Store, epoch: u64) -> io::Result<()> {
     store.rename(&tmp, &name)?;
     store.sync_dir()
 }
+
+/// Writes what can be read once more, as it is, and syncs it: nobody may ever have done so.
+pub(super) fn sync_again(store: &dyn Store, epoch: u64, end: u64) -> io::Result<()> {
+    let block = store.facts().block_bytes as u64;
+    let file = store.open(&segment_name(epoch), Access::Write)?;
+    let end = end.next_multiple_of(block).min(file.len()? / block * block);
+    let mut buf = AlignedBuf::new(AGAIN_BYTES)?;
+    for at in (0..end).step_by(AGAIN_BYTES) {
+        let len = (end - at).min(AGAIN_BYTES as u64) as usize;
+        if file.read_at(at, &mut buf[..len])? < len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        file.write_at(at, &buf[..len])?;
+    }
+    file.sync()
+}
+
+const AGAIN_BYTES: usize = 1 << 20;

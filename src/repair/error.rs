@@ -17,12 +17,16 @@ pub enum RepairError {
         /// Who, where the system tells.
         holder: Option<LockHolder>,
     },
+    /// No file tells which log it is: neither the mark nor the header of any segment can be read.
+    Unidentified,
     /// Nothing that the log could start with stands behind the last lost record.
     NothingBehind,
     /// Nothing stands before the first lost record, and intact records would leave the log with it.
     NothingBefore,
     /// The copy and the new files need more space than there is. Nothing was changed.
     NoSpace {
+        /// Where.
+        dir: PathBuf,
         /// What they need, in bytes.
         needed_bytes: u64,
         /// What is free, in bytes.
@@ -57,6 +61,11 @@ impl fmt::Display for RepairError {
                 }
                 f.write_str("; stop it before a repair")
             }
+            Self::Unidentified => f.write_str(
+                "neither the mark nor the header of any segment can be read: nothing tells which log this is, \
+                 and so nothing which batches are its own; put log.mark or a segment back from a copy, and \
+                 repair again",
+            ),
             Self::NothingBehind => f.write_str(
                 "behind the last lost record no segment begins with an intact batch: there is nothing to \
                  keep there; keep what stands before instead",
@@ -66,10 +75,12 @@ impl fmt::Display for RepairError {
                  behind it: intact records before that leave the log; keep what stands behind (keep after) \
                  if that is right",
             ),
-            Self::NoSpace { needed_bytes, free_bytes } => write!(
+            Self::NoSpace { dir, needed_bytes, free_bytes } => write!(
                 f,
-                "the copy of what is changed and the new files need {needed_bytes} bytes, and {free_bytes} \
-                 are free; nothing was changed"
+                "what is copied and made needs {needed_bytes} bytes on the file system of {}, and \
+                 {free_bytes} are free; nothing was changed. Free some, or have the copy made on another \
+                 file system (copy_to, --copy-to)",
+                dir.display()
             ),
             Self::Unsteady => {
                 f.write_str("the log changes all the time: stop its writer before a repair")

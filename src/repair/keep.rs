@@ -91,6 +91,9 @@ fn note(store: &dyn Store, report: &RepairReport, unreadable: &[(String, u64, St
     for name in &report.made {
         text += &format!("  remove {name} from the log\n");
     }
+    for (name, to) in &report.renamed {
+        text += &format!("  rename {to} in the log to {name}\n");
+    }
     for (name, _) in &report.kept {
         text += &format!("  copy {name} from here into the log, in place of what is there\n");
     }

@@ -2,20 +2,21 @@
 
 use std::path::PathBuf;
 
+use super::files::Asides;
 use super::rebuild::rebuilt_header;
-use super::{Keep, RepairError, RepairReport, RepairStep, broken_cursors};
+use super::step::Step;
+use super::{Keep, RepairError, RepairReport, broken_cursors};
 use crate::cursor;
-use crate::disk::{Access, Store};
+use crate::disk::Store;
 use crate::error::IoError;
-use crate::footer::Footer;
 use crate::frame::{self, LogId, SegmentHeader};
 use crate::lsn::Lsn;
 use crate::mark::{MARK_NAME, Mark};
-use crate::recovery::SEGMENT_UNIT_BYTES;
+use crate::recovery::{self, SEGMENT_UNIT_BYTES};
 use crate::segment;
-use crate::verify::census::{Census, Found, Head, MarkState};
+use crate::verify::census::{Found, Head, MarkState};
 use crate::verify::walk::{Hole, Mend, Place, Walked};
-use crate::verify::{self, Look, Lost};
+use crate::verify::{self, FindingKind, Look, Lost};
 
 /// A repair.
 pub(crate) struct Plan {
@@ -26,71 +27,13 @@ pub(crate) struct Plan {
     first_lsn: u64,
     last_lsn: u64,
     /// Names and sizes of the files that are copied.
-    kept: Vec<(String, u64)>,
+    pub(super) kept: Vec<(String, u64)>,
     /// Names that given up segments get.
-    spares: Vec<String>,
-    made_bytes: u64,
+    pub(super) spares: Vec<String>,
+    /// Bytes that the new files in the log need.
+    pub(super) made_bytes: u64,
     /// What a new segment takes over from the log.
     pub(super) wall_ns: u64,
-}
-
-/// One change. Each is done wholly, or can be done again.
-#[derive(Clone, Debug)]
-pub(super) enum Step {
-    /// Writes the copies of the header that are not intact.
-    Header {
-        epoch: u64,
-        header: SegmentHeader,
-        copies: [bool; 2],
-    },
-    /// Writes a batch again, with zeros where zeros must be.
-    Padding {
-        epoch: u64,
-        header: SegmentHeader,
-        offset: u64,
-    },
-    Footer {
-        epoch: u64,
-        header: SegmentHeader,
-        footer: Box<Footer>,
-    },
-    /// Writes the file to other places on the device: it has blocks that cannot be read, and hold nothing.
-    Rewrite {
-        epoch: u64,
-    },
-    /// Gives a segment its name back. With such steps in a plan there are no others.
-    Back {
-        name: String,
-        epoch: u64,
-    },
-    /// Takes a file away that does not belong here.
-    Away {
-        name: String,
-    },
-    /// Writes the mark anew.
-    Mark {
-        mark: Mark,
-    },
-    /// The log starts later.
-    Start {
-        mark: Mark,
-    },
-    /// The log ends earlier: the segment with this header supersedes what follows.
-    Cut {
-        mark: Mark,
-        header: SegmentHeader,
-    },
-    /// Sets a cursor back that stands behind the cut: every truncation does.
-    Clamp {
-        file: String,
-        from: u64,
-        to: u64,
-    },
-    /// Makes a cursor anew that cannot be read.
-    Cursor {
-        file: String,
-        position: u64,
-    },
 }
 
 impl Plan {
@@ -100,11 +43,14 @@ impl Plan {
         if look.is_unsteady() {
             return Err(RepairError::Unsteady);
         }
+        // Without it no batch can be told from one of another log.
+        let log_id = look.census.log_id.ok_or(RepairError::Unidentified)?;
+        let mut asides = Asides::new(store)?;
         let lost = |hole: &Hole| hole.lost(look.walked.vouched_lsn);
         let lost = look.walked.holes.iter().filter_map(lost).collect();
         let last = look.walked.runs.last().map_or(look.first_lsn - 1, |run| run.last);
         let mut plan = Plan {
-            log_id: look.census.log_id.unwrap_or(LogId([0; 16])),
+            log_id,
             steps: Vec::new(),
             lost,
             leaving: Vec::new(),
@@ -119,7 +65,8 @@ impl Plan {
             // What else there is to do shows when each file has its name.
             let back =
                 |(name, epoch): &(String, u64)| Step::Back { name: name.clone(), epoch: *epoch };
-            plan.steps = look.census.misplaced.iter().map(back).collect();
+            plan.steps = asides.before(&look.census.misplaced);
+            plan.steps.extend(look.census.misplaced.iter().map(back));
             plan.lost.clear();
             plan.keep_files(store, &look.census)?;
             return Ok(plan);
@@ -145,10 +92,10 @@ impl Plan {
         }
         plan.mend(&look, &stays);
         for name in &look.census.strays {
-            plan.steps.push(Step::Away { name: name.clone() });
-        }
-        if bounds.is_some() {
-            mark.closed = None;
+            plan.steps.push(match asides.unless_a_file(name)? {
+                Some(aside) => aside,
+                None => Step::Away { name: name.clone() },
+            });
         }
         match bounds {
             Some(Bounds::From(epoch, first)) => {
@@ -159,14 +106,14 @@ impl Plan {
                 plan.steps.push(Step::Start { mark });
             }
             Some(Bounds::UpTo(place, last)) => {
-                let header = superseding(store, &look, &place, last);
-                plan.cut(&look, header, mark, last);
+                let header = superseding(store, &look, log_id, &place, last);
+                plan.cut(&look, header, mark, unsynced(store, &look, &place, last)?);
             }
             Some(Bounds::Nothing) => {
                 let place = Place { epoch: mark.first_epoch - 1, offset: 0, link: None };
                 let last = look.first_lsn - 1;
-                let header = superseding(store, &look, &place, last);
-                plan.cut(&look, header, mark, last);
+                let header = superseding(store, &look, log_id, &place, last);
+                plan.cut(&look, header, mark, Vec::new());
             }
             None if look.census.mark_state == MarkState::Lost => {
                 plan.steps.push(Step::Mark { mark });
@@ -181,7 +128,20 @@ impl Plan {
             let lowest = plan.first_lsn;
             let position =
                 position.unwrap_or(lowest).clamp(lowest, plan.last_lsn.max(lowest - 1) + 1);
+            plan.steps.extend(asides.unless_a_file(&file)?);
             plan.steps.push(Step::Cursor { file, position });
+        }
+        let mark_is_bad = look.findings.iter().any(|finding| {
+            finding.kind != FindingKind::Note && finding.file == store.path(MARK_NAME)
+        });
+        let is_note = |step: &Step| match step {
+            Step::Footer { .. } => true,
+            Step::Mark { .. } => !mark_is_bad,
+            _ => false,
+        };
+        // A log in which nothing else is amiss is whole: they are written anew by the way only.
+        if plan.steps.iter().all(is_note) {
+            plan.steps.clear();
         }
         plan.keep_files(store, &look.census)?;
         Ok(plan)
@@ -253,7 +213,9 @@ impl Plan {
         }
     }
 
-    fn cut(&mut self, look: &Look, header: SegmentHeader, mark: Mark, last: u64) {
+    fn cut(&mut self, look: &Look, header: SegmentHeader, mark: Mark, unsynced: Vec<(u64, u64)>) {
+        let last = header.truncated_after;
+        let closed = mark.closed;
         let mark = Mark {
             generation: header.generation,
             generation_epoch: header.epoch,
@@ -264,7 +226,7 @@ impl Plan {
         self.leave(&look.walked, 0..=last);
         self.last_lsn = last;
         self.made_bytes += header.segment_bytes;
-        self.steps.push(Step::Cut { mark, header });
+        self.steps.push(Step::Cut { mark, header, closed, unsynced });
     }
 
     /// The cursors that a cut sets back.
@@ -293,51 +255,13 @@ impl Plan {
         }
     }
 
-    /// The files that the steps change or take away, with the mark and all cursors.
-    fn keep_files(&mut self, store: &dyn Store, census: &Census) -> Result<(), RepairError> {
-        if self.steps.is_empty() {
-            return Ok(());
-        }
-        let mut names = Vec::new();
-        let epochs = || census.segments.iter().map(|found| found.epoch);
-        let given_up = || census.given_up.iter().copied();
-        for step in &self.steps {
-            match step {
-                Step::Header { epoch, .. }
-                | Step::Padding { epoch, .. }
-                | Step::Footer { epoch, .. }
-                | Step::Rewrite { epoch } => names.push(frame::segment_name(*epoch)),
-                Step::Away { name } | Step::Back { name, .. } => names.push(name.clone()),
-                Step::Start { mark } => {
-                    let gone = epochs().chain(given_up()).filter(|e| *e < mark.first_epoch);
-                    names.extend(gone.map(frame::segment_name));
-                }
-                // That before the new one is cut short at the next open.
-                Step::Cut { header, .. } => {
-                    let gone = epochs().chain(given_up()).filter(|e| *e + 1 >= header.epoch);
-                    names.extend(gone.map(frame::segment_name));
-                }
-                Step::Mark { .. } => {}
-                Step::Cursor { file, .. } | Step::Clamp { file, .. } => names.push(file.clone()),
-            }
-        }
-        names.push(MARK_NAME.to_owned());
-        let listed = store.list().map_err(|e| IoError::new("list", segment::dir_path(store), e))?;
-        self.spares = self.spares_of(&listed, &census.strays);
-        names.extend(listed.into_iter().filter(|name| name.ends_with(".cursor")));
-        names.sort_unstable();
-        names.dedup();
-        for name in names {
-            // Of what is missing there is no copy; what is no file of the log is only renamed.
-            if let Ok(bytes) = store.open(&name, Access::Read).and_then(|file| file.len()) {
-                self.kept.push((name, bytes));
-            }
-        }
-        Ok(())
+    /// Bytes that the copy needs.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        self.kept.iter().map(|(_, bytes)| bytes).sum()
     }
 
     /// The names that segments get which leave the log.
-    fn spares_of(&self, listed: &[String], strays: &[String]) -> Vec<String> {
+    pub(super) fn spares_of(&self, listed: &[String], strays: &[String]) -> Vec<String> {
         let leaves = |epoch: u64| {
             self.steps.iter().any(|step| match step {
                 Step::Start { mark } => epoch < mark.first_epoch,
@@ -384,8 +308,9 @@ impl Plan {
             last_lsn: Lsn::new(self.last_lsn),
             kept: self.kept.clone(),
             made: self.made(),
+            renamed: self.steps.iter().filter_map(Step::renamed).collect(),
             kept_in,
-            needed_bytes: self.kept.iter().map(|(_, bytes)| bytes).sum::<u64>() + self.made_bytes,
+            needed_bytes: self.kept_bytes() + self.made_bytes,
             after: None,
         }
     }
@@ -407,7 +332,13 @@ fn bounds_is_none(plan: &Plan) -> bool {
 }
 
 /// The header of a segment that supersedes what follows `place`, with `last` as the last record.
-fn superseding(store: &dyn Store, look: &Look, place: &Place, last: u64) -> SegmentHeader {
+fn superseding(
+    store: &dyn Store,
+    look: &Look,
+    log_id: LogId,
+    place: &Place,
+    last: u64,
+) -> SegmentHeader {
     let any = || look.census.segments.iter().find_map(Found::header);
     let of_place = look.census.segments.iter().find(|found| found.epoch == place.epoch);
     let model = of_place.and_then(Found::header).or_else(any);
@@ -418,7 +349,7 @@ fn superseding(store: &dyn Store, look: &Look, place: &Place, last: u64) -> Segm
         .unwrap_or(device);
     let segment_bytes = model.map_or(64 << 20, |model| model.segment_bytes);
     SegmentHeader {
-        log_id: look.census.log_id.unwrap_or(LogId([0; 16])),
+        log_id,
         epoch: place.epoch + 1,
         // Drawn when it is made.
         salt: 0,
@@ -436,71 +367,26 @@ fn superseding(store: &dyn Store, look: &Look, place: &Place, last: u64) -> Segm
     }
 }
 
-impl Step {
-    fn named(&self, store: &dyn Store) -> RepairStep {
-        let segment = |epoch: &u64| segment::segment_path(store, *epoch);
-        let (file, what) = match self {
-            Step::Header { epoch, copies: [false, false], .. } => (
-                segment(epoch),
-                "both copies of the header are written anew, from what the batches and the other \
-                 segments tell; no record is lost"
-                    .to_owned(),
-            ),
-            Step::Header { epoch, .. } => (
-                segment(epoch),
-                "one copy of the header is written anew from the other".to_owned(),
-            ),
-            Step::Padding { epoch, offset, .. } => (
-                segment(epoch),
-                format!("bytes behind the records of the batch at {offset} become zeros again"),
-            ),
-            Step::Footer { epoch, .. } => (
-                segment(epoch),
-                "the footer, a cache, is written anew from the batches".to_owned(),
-            ),
-            Step::Rewrite { epoch } => (
-                segment(epoch),
-                "the file is copied to other places of the device: it has blocks that cannot be read"
-                    .to_owned(),
-            ),
-            Step::Back { name, epoch } => (
-                store.path(name),
-                format!(
-                    "it is segment {epoch}, and gets that name back; repair again for what else there is"
-                ),
-            ),
-            Step::Away { name } => {
-                (store.path(name), "it does not belong here, and is taken away".to_owned())
-            }
-            Step::Mark { .. } => {
-                (store.path(MARK_NAME), "it is written anew; no record is lost by that".to_owned())
-            }
-            Step::Start { mark } => (
-                store.path(MARK_NAME),
-                format!(
-                    "the log starts at record {} now, in segment {}; what stands before leaves it",
-                    mark.first_lsn, mark.first_epoch
-                ),
-            ),
-            Step::Cut { header, .. } => (
-                segment(&header.epoch),
-                format!(
-                    "the log is cut behind record {}, as a truncation, generation {}; what stands behind \
-                     leaves it, and the numbers from {} on will be given out again",
-                    header.truncated_after, header.generation, header.first_lsn
-                ),
-            ),
-            Step::Clamp { file, from, to } => (
-                store.path(file),
-                format!(
-                    "the cursor is set back from {from} to {to}: the log had records at least to {}, by it",
-                    from - 1
-                ),
-            ),
-            Step::Cursor { file, position } => {
-                (store.path(file), format!("the cursor is made anew, and stands at {position}"))
-            }
-        };
-        RepairStep { file, what }
+/// The segments up to `place` with records that nothing shows to be durable, and where those end in each.
+/// The new segment vouches for them: that they can be read does not say that they were ever synced.
+fn unsynced(
+    store: &dyn Store,
+    look: &Look,
+    place: &Place,
+    last: u64,
+) -> Result<Vec<(u64, u64)>, RepairError> {
+    let vouched = look.walked.vouched_lsn;
+    let mut all = Vec::new();
+    if last <= vouched {
+        return Ok(all);
     }
+    let below = look.census.segments.iter().rev().filter(|found| found.epoch <= place.epoch);
+    for segment in below.filter_map(Found::segment) {
+        let is_last = segment.epoch == place.epoch;
+        all.push((segment.epoch, if is_last { place.offset } else { segment.file_bytes }));
+        if recovery::first_lsn_of(store, segment)?.is_some_and(|first| first <= vouched + 1) {
+            break;
+        }
+    }
+    Ok(all)
 }

@@ -1,6 +1,7 @@
 //! Damaged logs are repaired, and nothing is lost by that which was not lost before.
 
 mod crashes;
+mod findings;
 
 use std::path::PathBuf;
 use std::sync::Arc;

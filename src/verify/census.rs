@@ -200,7 +200,13 @@ impl Census {
             given_up.push(epoch);
         }
         // What is missing between the first and the last stands in the list too.
-        let last = heads.keys().next_back().copied().unwrap_or(mark.first_epoch);
+        let mut last = heads.keys().next_back().copied().unwrap_or(mark.first_epoch);
+        // So does the one behind them, where something else stands under its name, unless the log was closed
+        // before it.
+        let was_closed = mark.closed.is_some_and(|closed| closed.epoch <= last);
+        while !was_closed && strays.contains(&frame::segment_name(last + 1)) {
+            last += 1;
+        }
         let segments = (mark.first_epoch..=last)
             .map(|epoch| Found { epoch, head: heads.remove(&epoch).unwrap_or(Head::Missing) })
             .collect();
@@ -292,7 +298,12 @@ fn look_at_mark(store: &dyn Store) -> Result<Marked, ReadError> {
 }
 
 /// Ending of a segment's name while a repair gives segments their places back.
-pub(crate) const MISPLACED_SUFFIX: &str = ".seg.misplaced";
+const MISPLACED_SUFFIX: &str = ".seg.misplaced";
+
+/// Name of this segment meanwhile.
+pub(crate) fn misplaced_name(epoch: u64) -> String {
+    format!("{epoch:020}{MISPLACED_SUFFIX}")
+}
 
 enum Looked {
     Segment {

@@ -1,6 +1,6 @@
 //! Logs are damaged in every place, and the verdict compared with what opening and reading say.
 
-mod files;
+pub(crate) mod files;
 
 use std::sync::Arc;
 

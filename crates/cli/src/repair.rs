@@ -15,7 +15,7 @@ use crate::{units, verify};
     after_help = "Without --yes nothing is changed: it says what would be. A log cannot have a hole: where \
     acknowledged records are lost, the log ends before the first of them (--keep before, the default), as \
     if it were truncated there, or starts behind the last (--keep after), as if it were trimmed. Every file \
-    that is changed is copied first, to a new directory beside the log; the intact records that leave \
+    that is changed is copied first, to a new directory, beside the log or where --copy-to says; the intact records that leave \
     the log can be read there with `uringlog cat --skip-damage`. Exit code 0: the log is whole, or was; 3: \
     there is something to repair, or damage is left."
 )]
@@ -28,6 +28,9 @@ pub struct Args {
     /// What stays where records are lost
     #[arg(long, value_enum, default_value = "before")]
     keep: KeepArg,
+    /// The directory for the copy of what is changed, which must not exist yet [default: beside the log]
+    #[arg(long, value_name = "DIR")]
+    copy_to: Option<PathBuf>,
     /// Prints one JSON object
     #[arg(long)]
     json: bool,
@@ -44,10 +47,13 @@ pub enum KeepArg {
 
 /// Runs `uringlog repair`.
 pub fn run(args: Args) -> Result<(), Failure> {
-    let options = RepairOptions::new().keep(match args.keep {
+    let mut options = RepairOptions::new().keep(match args.keep {
         KeepArg::Before => Keep::Before,
         KeepArg::After => Keep::After,
     });
+    if let Some(path) = &args.copy_to {
+        options = options.copy_to(path);
+    }
     let report = match args.yes {
         true => uringlog::repair(&args.dir, &options),
         false => uringlog::plan_repair(&args.dir, &options),
@@ -142,6 +148,9 @@ fn json_of(args: &Args, report: &RepairReport) -> Value {
         "kept_in": report.kept_in.to_string_lossy(),
         "kept": Value::from_iter(report.kept.iter().map(|(name, bytes)| {
             json!({ "name": name, "bytes": bytes })
+        })),
+        "renamed": Value::from_iter(report.renamed.iter().map(|(name, to)| {
+            json!({ "name": name, "to": to })
         })),
         "needed_bytes": report.needed_bytes,
     })

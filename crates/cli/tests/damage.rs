@@ -221,3 +221,58 @@ fn no_log_and_closed_output_are_no_damage() {
         assert_eq!(code(&wait_for_exit(child)), 3, "{args:?}");
     }
 }
+
+/// With a slash at its end, the log's directory has the same name.
+#[test]
+fn the_copy_stands_beside_the_log_however_that_is_named() {
+    for suffix in ["/", "/."] {
+        let dir = Dir::new();
+        let log = log(&dir);
+        flip(&log, 2, 20);
+        let done = json(&["repair", "--yes", "--json", &(log.clone() + suffix)], 0);
+        assert_eq!(done["kept_in"], format!("{log}.repair-1"), "{suffix}");
+        assert!(Path::new(&format!("{log}.repair-1/repair.txt")).exists(), "{suffix}");
+    }
+}
+
+/// What cannot be copied stays in the log's directory, under another name.
+#[test]
+fn links_pipes_and_directories_are_put_aside() {
+    let dir = Dir::new();
+    let log = log(&dir);
+    let all = succeeds(run(&["cat", &log]));
+    let place = |number: u64| Path::new(&log).join(format!("{number:020}.seg"));
+    std::os::unix::fs::symlink("/nowhere/at-all", place(90)).unwrap();
+    fs::create_dir(place(91)).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(place(92)).status().unwrap().success());
+    fs::create_dir(Path::new(&log).join("a.cursor")).unwrap();
+    let done = json(&["repair", "--yes", "--json", &log], 0);
+    assert_eq!(done["renamed"].as_array().unwrap().len(), 4, "{done}");
+    for number in 90..93 {
+        let to = format!("{}.stray-1", place(number).display());
+        assert!(fs::symlink_metadata(&to).is_ok(), "{to}");
+        assert!(fs::symlink_metadata(place(number)).is_err(), "{number}");
+    }
+    let note = Path::new(done["kept_in"].as_str().unwrap()).join("repair.txt");
+    let note = fs::read_to_string(note).unwrap();
+    assert!(note.contains("a symbolic link to /nowhere/at-all"), "{note}");
+    assert_eq!(succeeds(run(&["cat", &log])), all);
+    succeeds(run(&["verify", &log]));
+    succeeds(run(&["repair", "--yes", &log]));
+}
+
+#[test]
+fn the_copy_goes_where_it_is_wanted() {
+    let dir = Dir::new();
+    let log = log(&dir);
+    flip(&log, 2, 20);
+    let to = dir.0.path().join("elsewhere");
+    let path = to.to_str().unwrap();
+    let done = json(&["repair", "--yes", "--json", "--copy-to", path, &log], 0);
+    assert_eq!(done["kept_in"], path);
+    assert!(to.join("repair.txt").exists());
+    // Not over another copy.
+    flip(&log, 2, 20);
+    fails(&run(&["repair", "--yes", "--copy-to", path, &log]), 1, "exists");
+    succeeds(run(&["repair", "--yes", &log]));
+}

@@ -62,3 +62,40 @@ fn a_repair_cut_short_anywhere_is_done_by_the_next() {
         }
     }
 }
+
+/// By the mark alone it is known that the end is lost: until the cut stands, no opening may miss it.
+#[test]
+fn a_closed_log_without_its_end_is_not_opened_shorter_before_it_is_cut() {
+    let image = crate::verify::tests::files::log(3);
+    let of_three = || image.batches.iter().filter(|batch| batch.epoch == 3);
+    let damages: [&dyn Fn(&MemStore); 2] =
+        [&|store| store.remove(&crate::frame::segment_name(3)).expect("it is there"), &|store| {
+            let name = crate::frame::segment_name(3);
+            let from = of_three().next().expect("there is one").offset as usize;
+            store.alter(&name, from, SEGMENT_BYTES as usize - from, |_| 0);
+        }];
+    for (n, damage) in damages.iter().enumerate() {
+        let damaged = image.store.copy(512);
+        damage(&damaged);
+        assert!(open(&damaged.copy(512), SEGMENT_BYTES).is_err(), "{n}");
+        let last = of_three().next().expect("there is one").first - 1;
+        for changes in 0.. {
+            let what = format!("case {n}, {changes} changes");
+            let store = damaged.copy(512);
+            store.stop_after(changes);
+            let finished = repair(&store, Keep::Before).is_ok();
+            store.stop_after(i64::MAX);
+            let copy = store.copy(512);
+            if open(&copy, SEGMENT_BYTES).is_ok() {
+                let report = verify_store(&*copy).expect("a log");
+                assert!(report.generation > 0, "{what}: shorter, and not truncated");
+            }
+            let (again, _) = repair(&store, Keep::Before).unwrap_or_else(|e| panic!("{what}: {e}"));
+            assert!(again.steps.is_empty() || again.after.is_some_and(|after| after.is_whole()));
+            check_opens(&store, 1, last, &what);
+            if finished {
+                break;
+            }
+        }
+    }
+}

@@ -13,7 +13,7 @@ fn kinds(report: &VerifyReport) -> Vec<(FindingKind, String)> {
 }
 
 /// A closed log of several segments.
-fn log(count: u64) -> Image {
+pub(crate) fn log(count: u64) -> Image {
     let store = MemStore::new(512);
     let mut writer = TestWriter::open(&store, SEGMENT_BYTES);
     writer.keeps_footers = true;
@@ -93,4 +93,25 @@ fn cursors_that_cannot_be_read_are_named() {
     ];
     assert_eq!(kinds(&report), named);
     assert!(report.lost.is_empty());
+}
+
+/// The empty batch that closes a log may be the first of a segment.
+#[test]
+fn a_closed_log_without_its_last_batch_has_lost_no_record() {
+    let store = MemStore::new(512);
+    let mut writer = TestWriter::open(&store, SEGMENT_BYTES);
+    write(&mut writer, 3);
+    // Fills the segment to its end.
+    let left = |writer: &TestWriter| (SEGMENT_BYTES - writer.offset) as usize;
+    let bytes = vec![7; left(&writer) - 512];
+    writer.sync_then_batch(&[&bytes]);
+    assert!(writer.header.epoch == 1 && left(&writer) < 512, "{}", left(&writer));
+    let last = writer.next_lsn - 1;
+    writer.close();
+    store.remove(&segment_name(2)).expect("it is there");
+    let report = verify_store(&*store).expect("a log");
+    assert!(report.is_whole(), "{:?}", report.findings);
+    assert_eq!(report.last_lsn.get(), last);
+    assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
+    assert!(open(&store.copy(512), SEGMENT_BYTES).is_ok());
 }
