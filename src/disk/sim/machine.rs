@@ -142,6 +142,8 @@ impl Machine {
         for inode in self.inodes.values_mut() {
             inode.orphan(&mut self.rng);
         }
+        // The next process may trust its own sync of the directory: see the fault model.
+        self.name_changes.iter_mut().for_each(|change| change.lost = false);
         self.end_life();
     }
 

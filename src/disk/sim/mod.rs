@@ -26,7 +26,10 @@
 //!   free, and [`SimDisk::restart`] begins the next life.
 //! - **A failed sync** leaves what it covered visible and marked clean: no later sync makes it
 //!   durable, only writing it again does. A failed write has written nothing, a first part, or any
-//!   of its sectors; no sync makes them durable either.
+//!   of its sectors; no sync makes them durable either. Names are the exception: one whose sync failed
+//!   is lost for as long as that process lives, and the next process's sync covers it. A file system
+//!   with a journal refuses everything until it is mounted again, or keeps the change and writes it;
+//!   one without a journal may do neither, and `RELIABILITY.md` says so.
 //! - **Failing operations**: every kind ([`SimOp`]) fails on command, once or from the N-th on, with
 //!   any errno ([`SimDisk::fail_at`], [`SimDisk::fail_from`]), or by chance ([`SimFaults`]). One that
 //!   fails did nothing, other than writes and syncs, as above. A short write is a write that failed
