@@ -66,6 +66,8 @@ pub struct Model {
     pub cutting: Option<u64>,
     /// Each cursor's position, with what else it may be found at: a change that was not reported done.
     pub cursors: BTreeMap<String, Vec<Option<u64>>>,
+    /// The furthest place that each cursor was ever to stand at.
+    pub cursors_furthest: BTreeMap<String, u64>,
     /// The next recovery must find everything up to here: after the death of the process alone, what
     /// was acknowledged; after a crash, what was durable.
     pub floor: u64,
@@ -88,6 +90,7 @@ impl Model {
             generation: 0,
             cutting: None,
             cursors: BTreeMap::new(),
+            cursors_furthest: BTreeMap::new(),
             floor: 0,
             steps: Vec::new(),
             unvouched_steps: 0,
@@ -171,8 +174,9 @@ impl Model {
             let at = cursor.position.get();
             let fits =
                 |may_be: &Option<u64>| may_be.is_some_and(|may_be| may_be.min(last + 1) == at);
-            // A write that went elsewhere leaves an older position.
-            let furthest = may_be.iter().flatten().max().copied().unwrap_or(u64::MAX);
+            // A write that went elsewhere leaves an older position, which is the further one where the cursor
+            // was set back.
+            let furthest = self.cursors_furthest.get(&cursor.name).copied().unwrap_or(u64::MAX);
             let fits = may_be.iter().any(fits) || rotten && at <= furthest;
             assert!(fits, "cursor {} at {at}: {may_be:?}", cursor.name);
         }

@@ -159,6 +159,8 @@ impl Life<'_> {
         *known = vec![Some(at)];
         let to = to.clamp(first, durable + 1);
         known.push(Some(to));
+        let furthest = model.cursors_furthest.entry(name.to_owned()).or_default();
+        *furthest = to.max(at).max(*furthest);
         let (moved, expected) = match self.rng.one_in(2) {
             true => (cursor.set(Lsn::new(to)), to),
             false => (cursor.advance(Lsn::new(to)), to.max(at)),
