@@ -104,19 +104,21 @@ pub(crate) struct MarkFile {
 }
 
 impl MarkFile {
-    /// Opens the mark, or makes one that says `new` where there is none.
+    /// Opens the mark, or makes one that says `new` where there is none. Both slots say the same then: whoever
+    /// wrote it last may have died between the two.
     pub(crate) fn open_or_create(
         store: &dyn Store,
         log_id: LogId,
         new: Mark,
     ) -> Result<MarkFile, ScanError> {
-        let Some((file, slot)) = SlotFile::open(store, MARK_NAME, Kind::Mark)? else {
+        let Some((mut file, slot)) = SlotFile::open(store, MARK_NAME, Kind::Mark)? else {
             let bytes = new.encode();
             let mut file = SlotFile::create(store, MARK_NAME, Kind::Mark, log_id, &bytes)?;
             file.write(store, &bytes)?;
             return Ok(MarkFile { file, mark: new });
         };
         let mark = checked(store, &slot, Some(log_id))?;
+        file.write(store, &slot.content)?;
         Ok(MarkFile { file, mark })
     }
 
@@ -204,6 +206,24 @@ mod tests {
             assert_eq!(Mark::decode(&mark.encode()), Some(mark));
         }
     }
+
+    #[test]
+    fn opening_ends_what_a_crash_between_the_slots_left() {
+        for slot in [0, 65536] {
+            let store = crate::testing::MemStore::new(512);
+            let id = LogId([3; 16]);
+            let mut file = MarkFile::open_or_create(&*store, id, Mark::new()).expect("it is made");
+            let mark = Mark { first_lsn: 7, ..Mark::new() };
+            // One slot only: the process died then.
+            file.file.write(&*store, &mark.encode()).expect("it is written");
+            let file = MarkFile::open_or_create(&*store, id, Mark::new()).expect("it opens");
+            assert_eq!(file.get().first_lsn, 7);
+            store.alter(MARK_NAME, slot + 40, 1, |byte| byte ^ 1);
+            let mark = read_mark(&*store, Some(id)).expect("it reads").expect("it is there");
+            assert_eq!(mark.first_lsn, 7, "without the slot at {slot}");
+        }
+    }
+
     #[test]
     fn either_slot_alone_has_the_last_mark() {
         for slot in [0, 65536] {

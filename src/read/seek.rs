@@ -58,12 +58,20 @@ impl View {
             |entry| entry.wall_ns < wall_ns,
             |batch| batch.header.wall_ns < wall_ns,
         )?;
-        let found = cursor
-            .skip_to(|batch| {
-                let is_late = batch.header.count > 0 && batch.header.wall_ns >= wall_ns;
-                is_late || batch.header.first_lsn > durable
-            })
-            .map_err(|error| read_failed(&*self.store, epoch, error))?;
+        let wanted = |batch: &Placed| {
+            let is_late = batch.header.count > 0 && batch.header.wall_ns >= wall_ns;
+            is_late || batch.header.first_lsn > durable
+        };
+        let failed = |epoch| move |error| read_failed(&*self.store, epoch, error);
+        let mut found = cursor.skip_to(wanted).map_err(failed(epoch))?;
+        if found.is_none()
+            && cursor.next_lsn().is_none_or(|lsn| lsn < bounds.first_lsn)
+            && let Some((first, place)) = self.locate(bounds.first_lsn)?
+        {
+            // It is damaged where the log held something once: from its first record on it need not be.
+            cursor = first;
+            found = cursor.skip_to(wanted).map_err(failed(place.segment.epoch))?;
+        }
         // Where the segment ends before, the next one starts late enough; where it is damaged, the reader
         // says so.
         let lsn = found.map(|batch| batch.header.first_lsn).or(cursor.next_lsn());

@@ -79,6 +79,30 @@ fn every_time_is_found_whatever_the_footers_say() {
 }
 
 #[test]
+fn damage_before_the_first_record_does_not_hide_a_time() {
+    let store = MemStore::new(512);
+    let mut writer = TestWriter::open(&store, 256 << 10);
+    let mut starts = Vec::new();
+    while writer.header.epoch < 2 {
+        starts.push((writer.next_lsn, writer.offset, writer.wall_ns));
+        writer.sync_then_batch(&[&[7; 1500]]);
+        writer.wall_ns += 5;
+    }
+    let last = writer.next_lsn - 1;
+    write_footers(&store, last, |_| {});
+    let (first, _, _) = starts[starts.len() / 2];
+    writer.trim(1, first).expect("it is trimmed");
+    for &(_, offset, _) in &starts[1..starts.len() / 2] {
+        store.alter(&segment_name(1), offset as usize, 64, |byte| !byte);
+    }
+    let view = live(&store, first, last).view;
+    for &(lsn, _, wall_ns) in starts.iter().rev().skip(1) {
+        let found = view.first_at(wall_ns, last).expect("reads");
+        assert_eq!(found, lsn.max(first), "at {wall_ns}");
+    }
+}
+
+#[test]
 fn the_last_records_and_the_time_of_a_system_clock() {
     let (store, last) = sparse_log();
     let with = |from| {
