@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::seek::Found;
 use super::view::View;
 use super::{BackReader, Reader, Watermark, open_failed};
 use crate::disk::Store;
@@ -149,7 +150,7 @@ impl Reader {
     ) -> Result<Reader, ReadError> {
         let mut view = View::new(store, watermark)?;
         let start = view.unless_moved(|view| view.start(from))?;
-        Ok(Reader {
+        let mut reader = Reader {
             view,
             position: start.position,
             durable: start.durable,
@@ -159,7 +160,23 @@ impl Reader {
             next_of: 0,
             checked_bytes: u64::MAX,
             failed: false,
-        })
+        };
+        if let Some(wall_ns) = start.older_than_ns {
+            reader.skip_older(wall_ns)?;
+        }
+        Ok(reader)
+    }
+
+    /// Steps over the records from before that time.
+    fn skip_older(&mut self, wall_ns: u64) -> Result<(), ReadError> {
+        while self.advance()? {
+            if self.batch.as_ref().is_some_and(|unread| unread.batch.header.wall_ns >= wall_ns) {
+                self.position -= 1;
+                self.leave();
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -167,6 +184,8 @@ impl Reader {
 struct Start {
     position: u64,
     durable: u64,
+    /// There may be records in front that are from before this time, and are not wanted.
+    older_than_ns: Option<u64>,
 }
 
 impl View {
@@ -179,10 +198,16 @@ impl View {
                 return Err(ReadError::Trimmed { first: Lsn::new(first) });
             }
             From::Lsn(lsn) => lsn,
-            From::Time(time) => self.first_at(wall_ns(time), durable)?,
+            From::Time(time) => match self.first_at(wall_ns(time), durable)? {
+                Found::At(lsn) => lsn,
+                Found::Somewhere(lsn) => {
+                    let older_than_ns = Some(wall_ns(time));
+                    return Ok(Start { position: lsn, durable, older_than_ns });
+                }
+            },
             From::Last(n) => (durable + 1).saturating_sub(n).max(first),
         };
-        Ok(Start { position, durable })
+        Ok(Start { position, durable, older_than_ns: None })
     }
 }
 

@@ -24,6 +24,14 @@ pub(super) struct First {
     wall_ns: Option<u64>,
 }
 
+/// Where a time was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Found {
+    At(u64),
+    /// Behind this record, or it: headers do not lead further.
+    Somewhere(u64),
+}
+
 impl View {
     /// A cursor at the batch that holds the record, or shortly before it. None: the segment has gone
     /// meanwhile.
@@ -46,11 +54,13 @@ impl View {
 
     /// The number of the first record that was written at `wall_ns` or later; the number behind the last
     /// durable one where there is none.
-    pub(super) fn first_at(&self, wall_ns: u64, durable: u64) -> Result<u64, ReadError> {
+    pub(super) fn first_at(&self, wall_ns: u64, durable: u64) -> Result<Found, ReadError> {
         let bounds = self.bounds()?;
         let end = durable + 1;
         let epoch = self.bisect(&bounds, |first| first.wall_ns.map(|wall| wall < wall_ns))?;
-        let Some(place) = self.place(epoch, &bounds)? else { return Ok(bounds.first_lsn) };
+        let Some(place) = self.place(epoch, &bounds)? else {
+            return Ok(Found::Somewhere(bounds.first_lsn));
+        };
         let entries = self.entries(&place);
         let mut cursor = self.start_at(
             &place,
@@ -58,24 +68,25 @@ impl View {
             |entry| entry.wall_ns < wall_ns,
             |batch| batch.header.wall_ns < wall_ns,
         )?;
-        let wanted = |batch: &Placed| {
-            let is_late = batch.header.count > 0 && batch.header.wall_ns >= wall_ns;
-            is_late || batch.header.first_lsn > durable
-        };
-        let failed = |epoch| move |error| read_failed(&*self.store, epoch, error);
-        let mut found = cursor.skip_to(wanted).map_err(failed(epoch))?;
-        if found.is_none()
-            && cursor.next_lsn().is_none_or(|lsn| lsn < bounds.first_lsn)
-            && let Some((first, place)) = self.locate(bounds.first_lsn)?
-        {
-            // It is damaged where the log held something once: from its first record on it need not be.
-            cursor = first;
-            found = cursor.skip_to(wanted).map_err(failed(place.segment.epoch))?;
-        }
+        let found = cursor
+            .skip_to(|batch| {
+                let is_late = batch.header.count > 0 && batch.header.wall_ns >= wall_ns;
+                is_late || batch.header.first_lsn > durable
+            })
+            .map_err(|error| read_failed(&*self.store, epoch, error))?;
         // Where the segment ends before, the next one starts late enough; where it is damaged, the reader
         // says so.
         let lsn = found.map(|batch| batch.header.first_lsn).or(cursor.next_lsn());
-        Ok(lsn.unwrap_or(bounds.first_lsn).clamp(bounds.first_lsn, end.max(bounds.first_lsn)))
+        match lsn {
+            // Damaged where the log held something once: from its first record on it need not be.
+            lsn if found.is_none() && lsn.is_none_or(|lsn| lsn < bounds.first_lsn) => {
+                Ok(Found::Somewhere(bounds.first_lsn))
+            }
+            lsn => {
+                let lsn = lsn.unwrap_or(bounds.first_lsn);
+                Ok(Found::At(lsn.clamp(bounds.first_lsn, end.max(bounds.first_lsn))))
+            }
+        }
     }
 
     /// The segment that holds the record, or one before it that nothing tells apart.

@@ -60,6 +60,8 @@ pub struct Model {
     pub durable: u64,
     /// The first record: everything below was trimmed, durably.
     pub first: u64,
+    /// What a trim that failed wanted to be the first record: the mark may say so all the same.
+    pub first_tried: u64,
     /// Truncations that are complete, as the log counts them.
     pub generation: u64,
     /// A truncation that was asked for and not reported done: the last record to keep.
@@ -87,6 +89,7 @@ impl Model {
             next_id: mix(seed),
             durable: 0,
             first: 1,
+            first_tried: 1,
             generation: 0,
             cutting: None,
             cursors: BTreeMap::new(),

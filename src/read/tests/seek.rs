@@ -72,7 +72,8 @@ fn every_time_is_found_whatever_the_footers_say() {
             for durable in [last, last / 2] {
                 let expected = times[..durable as usize].partition_point(|&wall| wall < time) + 1;
                 let found = view.first_at(time, durable).expect("reads");
-                assert_eq!(found, expected as u64, "at {time} of {durable}, footers {kind}");
+                let expected = super::super::seek::Found::At(expected as u64);
+                assert_eq!(found, expected, "at {time} of {durable}, footers {kind}");
             }
         }
     }
@@ -83,22 +84,28 @@ fn damage_before_the_first_record_does_not_hide_a_time() {
     let store = MemStore::new(512);
     let mut writer = TestWriter::open(&store, 256 << 10);
     let mut starts = Vec::new();
-    while writer.header.epoch < 2 {
-        starts.push((writer.next_lsn, writer.offset, writer.wall_ns));
+    while writer.header.epoch < 3 {
+        starts.push((writer.next_lsn, writer.header.epoch, writer.offset, writer.wall_ns));
         writer.sync_then_batch(&[&[7; 1500]]);
         writer.wall_ns += 5;
     }
     let last = writer.next_lsn - 1;
-    write_footers(&store, last, |_| {});
-    let (first, _, _) = starts[starts.len() / 2];
+    starts.retain(|start| start.1 == 1);
+    let first = starts[starts.len() / 2].0;
     writer.trim(1, first).expect("it is trimmed");
-    for &(_, offset, _) in &starts[1..starts.len() / 2] {
-        store.alter(&segment_name(1), offset as usize, 64, |byte| !byte);
-    }
-    let view = live(&store, first, last).view;
-    for &(lsn, _, wall_ns) in starts.iter().rev().skip(1) {
-        let found = view.first_at(wall_ns, last).expect("reads");
-        assert_eq!(found, lsn.max(first), "at {wall_ns}");
+    let (_, _, offset, _) = starts[starts.len() / 4];
+    store.alter(&segment_name(1), offset as usize, 64, |byte| !byte);
+    for &(lsn, _, _, wall_ns) in &starts {
+        let store: Arc<dyn Store> = store.clone();
+        let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(wall_ns);
+        let from = open::From::Time(time);
+        let mut reader =
+            Reader::with(store, Watermark::Told(Box::new(move || last)), from).expect("a reader");
+        let expected = starts.iter().find(|start| start.0 >= lsn.max(first)).expect("there is").0;
+        assert_eq!(reader.next_lsn().get(), expected, "at {wall_ns}");
+        let record = reader.next_record().expect("reads").expect("a record");
+        assert_eq!(record.lsn().get(), expected);
+        assert!(record.written_at() >= time);
     }
 }
 

@@ -54,7 +54,11 @@ impl Life<'_> {
                 self.world.model.first = now.get();
                 count::add(&count::TRIMS);
             }
-            Err(error) => assert!(self.may_fail(), "trimming before {before}: {error}"),
+            Err(error) => {
+                assert!(self.may_fail(), "trimming before {before}: {error}");
+                let tried = &mut self.world.model.first_tried;
+                *tried = before.max(*tried);
+            }
         }
     }
 
@@ -143,12 +147,18 @@ impl Life<'_> {
         let model = &mut self.world.model;
         let first = model.first;
         let known = model.cursors.entry(name.to_owned()).or_insert_with(|| vec![None]);
-        if known.contains(&None) {
+        let is_new = known.contains(&None);
+        if is_new {
             known.push(Some(first));
         }
         let mut cursor = match self.log.cursor(name) {
             Ok(cursor) => cursor,
-            Err(error) => return assert!(self.may_fail() || self.may_lack_space(), "{error}"),
+            Err(error) => {
+                if is_new {
+                    known.extend((first + 1..=model.first_tried).map(Some));
+                }
+                return assert!(self.may_fail() || self.may_lack_space(), "{error}");
+            }
         };
         let at = cursor.position().get();
         // After a trim that failed, the mark may say either.
