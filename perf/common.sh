@@ -74,6 +74,7 @@ need_tracepoints() {
   if [ ! -d "$events" ] && [ -z "${TRACEFS_TRIED:-}" ] && command -v unshare >/dev/null; then
     if unshare --mount mount -t tracefs nodev /sys/kernel/tracing 2>/dev/null; then
       export TRACEFS_TRIED=1
+      rm -rf "$scratch"
       exec unshare --mount sh -c 'mount -t tracefs nodev /sys/kernel/tracing && exec "$0" "$@"' "$0" "${arguments[@]}"
     fi
   fi
