@@ -17,6 +17,12 @@ skip() {
   exit 0
 }
 
+# The process has ended before anything could look at it.
+gone() {
+  echo "the process ended before this could look at it" >&3
+  exit 1
+}
+
 # Reads "--NAME VALUE" for every name in `option`, then a command behind "--".
 parse() {
   local name
@@ -121,12 +127,16 @@ start_target() {
 # Waits until the target ends, the tracer ends, or the time is over.
 wait_for_target() {
   local tenths=$((${option[seconds]:-1000000} * 10))
-  while [ "$tenths" -gt 0 ] && kill -0 "$target" 2>/dev/null && [ "$(state_of "$target")" != Z ]; do
+  while [ "$tenths" -gt 0 ] && is_alive; do
     if [ -n "$tracer" ] && ! kill -0 "$tracer" 2>/dev/null; then return; fi
     sleep 0.1
     tenths=$((tenths - 1))
   done
 }
+
+is_alive() { kill -0 "$target" 2>/dev/null && [ "$(state_of "$target")" != Z ]; }
+
+exe_of_target() { readlink "/proc/$target/exe" || gone; }
 
 state_of() { sed -n 's/^State:\s*\(.\).*/\1/p' "/proc/$1/status" 2>/dev/null || true; }
 
@@ -157,7 +167,7 @@ interval:ms:50 {
   }
 }"
   program="${program//TARGET/$target}"
-  program="${program//EXE/$(readlink "/proc/$target/exe")}"
+  program="${program//EXE/$(exe_of_target)}"
   env --default-signal=INT bpftrace -B line "$@" -e "$program" >"$scratch/said" 2>"$scratch/err" &
   tracer=$!
   for ready in $(seq 600); do
@@ -167,9 +177,10 @@ interval:ms:50 {
   done
   if ! grep -q '^ready' "$scratch/said"; then
     stop_tracer
+    is_alive || gone
     skip "bpftrace does not attach: $(noise "$scratch/err" | head -n 1)"
   fi
-  while kill -0 "$target" 2>/dev/null && [ "$(state_of "$target")" != Z ] && kill -0 "$tracer" 2>/dev/null; do
+  while is_alive && kill -0 "$tracer" 2>/dev/null; do
     ! grep -q '^over' "$scratch/said" || break
     sleep 0.1
   done
@@ -186,6 +197,7 @@ record_with() {
   tracer=$!
   wait_for_target
   stop_tracer
+  [ -s "$scratch/data" ] || is_alive || gone
   [ -s "$scratch/data" ] || skip "perf recorded nothing: $(head -n 1 "$scratch/said")"
 }
 
