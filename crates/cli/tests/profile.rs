@@ -24,9 +24,11 @@ fn stages_of_a_live_bench_are_found() {
     let dir = Dir::new();
     let Some(bench) = Bench::start(&dir) else { return };
     let stages = [
+        "append -> claim",
         "append -> publish",
         "publish -> batch",
         "batch -> write",
+        "write -> sync",
         "write -> complete",
         "write -> durable",
         "durable -> wake",
