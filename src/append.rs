@@ -14,6 +14,7 @@ use crate::error::AppendError;
 use crate::frame::{self, BATCH_HEADER_BYTES, TABLE_ENTRY_BYTES};
 use crate::mem::AlignedBuf;
 use crate::numbers::Shut;
+use crate::probes::stage;
 use crate::ring::{Claim, Meta, Ring, SlotState};
 use crate::shared::{ASK_ROOM, ASK_SPACE, Shared};
 use crate::sync::Ordering;
@@ -45,11 +46,13 @@ pub(crate) fn append<'a>(
     if record.len() > shared.limits.inline_bytes_max || shared.fork.forked() {
         return append_large(shared, record, patience);
     }
+    stage!(append, record.len());
     let units = Ring::units_for(record.len());
     let (ring, mut claim) = match shared.rings.claim(units) {
         Some(found) => found,
         None => wait_for_room(shared, patience, ASK_ROOM, || None, || shared.rings.claim(units))?,
     };
+    stage!(claim, record.len());
     ring.bytes_mut(&mut claim)[..record.len()].copy_from_slice(record);
     let meta = Meta(record.len() as u32, frame::crc32c(record));
     // The number comes last, two stores before it is published: a producer that is preempted while
@@ -66,6 +69,7 @@ pub(crate) fn append<'a>(
     };
     let generation = shared.extent.generation();
     ring.publish(claim, SlotState::Record, lsn, meta);
+    stage!(publish, lsn, 1, record.len());
     ring_bell(shared);
     Ok(Ticket::new(shared, lsn, lsn, generation))
 }
@@ -122,6 +126,7 @@ pub(crate) fn append_batch<'a, R: AsRef<[u8]>>(
     }
     let lens = records.iter().map(|record| record.as_ref().len());
     let payload_bytes = lens.fold(0usize, usize::saturating_add);
+    stage!(append, payload_bytes);
     let count = records.len();
     let limits = &shared.limits;
     let disk_bytes = disk_bytes(shared, payload_bytes, count)?;
@@ -160,6 +165,7 @@ pub(crate) fn reserve_space<'a>(
     if shared.fork.forked() {
         return Err(AppendError::Forked);
     }
+    stage!(append, len);
     let place = if len <= shared.limits.inline_bytes_max {
         Place::Ring(claim(shared, len, patience)?)
     } else {
@@ -292,6 +298,7 @@ impl<'a> RingSpace<'a> {
         if let Some(claim) = self.claim.take() {
             self.ring.publish(claim, state, first, meta);
         }
+        stage!(publish, first, count, if state == SlotState::Batch { meta.1 } else { meta.0 });
         ring_bell(shared);
         Ok(Ticket::new(shared, first, first + count - 1, generation))
     }
@@ -334,6 +341,7 @@ fn claim<'a>(
         None => wait_for_room(shared, patience, ASK_ROOM, || None, || shared.rings.claim(units))?,
     };
     let (ring, claim) = found;
+    stage!(claim, bytes);
     Ok(RingSpace { shared, ring, claim: Some(claim), bound_to: None })
 }
 
@@ -493,6 +501,7 @@ impl<'a> LargeSpace<'a> {
         if let Some(claim) = slot.claim.take() {
             slot.ring.publish(claim, SlotState::Large, first, Meta(0, 0));
         }
+        stage!(publish, first, count, content.payload_bytes);
         ring_bell(self.shared);
         Ok(Ticket::new(self.shared, first, first + count - 1, generation))
     }

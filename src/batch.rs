@@ -122,6 +122,7 @@ impl BatchBuilder {
 }
 
 /// What a batch image holds between its header and its padding.
+#[derive(Clone, Copy)]
 pub(crate) struct Content {
     pub(crate) count: u32,
     pub(crate) payload_bytes: usize,

@@ -19,6 +19,7 @@ use crossbeam_utils::CachePadded;
 
 use crate::error::{Poison, WaitError};
 use crate::options::Idle;
+use crate::probes::stage;
 use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 use crate::waiters::Node;
 
@@ -151,6 +152,7 @@ impl Commit {
         }
         loop {
             if let Some(outcome) = settled() {
+                stage!(resume, lsn);
                 node.abandon();
                 Node::keep_for_this_thread(node);
                 return outcome;

@@ -15,6 +15,7 @@ use crate::batch::{BatchBuilder, Large};
 use crate::frame::{BATCH_HEADER_BYTES, TableEntry};
 use crate::frame::{TABLE_ENTRY_BYTES, table_offset};
 use crate::numbers::Numbers;
+use crate::probes::stage;
 use crate::ring::{Meta, SlotState, UNIT_BYTES};
 use crate::rings::RingSet;
 
@@ -156,6 +157,7 @@ impl Drain {
                     // `len` bytes of it, and it is given back only below.
                     let payload = unsafe { ring.bytes(place.position, len) };
                     batch.push(self.next_lsn, payload, crc);
+                    stage!(batch, self.next_lsn, 1, len);
                     copied += len;
                     (1, None)
                 }
@@ -169,6 +171,7 @@ impl Drain {
                     // SAFETY: as above.
                     let slot = unsafe { ring.bytes(place.position, len) };
                     batch.push_many(self.next_lsn, &slot[..payload_bytes], &slot[table_at..]);
+                    stage!(batch, self.next_lsn, count, payload_bytes);
                     copied += payload_bytes;
                     (count as u64, None)
                 }
@@ -181,6 +184,7 @@ impl Drain {
                     // SAFETY: `store_large` put the pointer there, and this is the one time that it
                     // is taken out: the window forgets the place below.
                     let large = unsafe { take_large(slot) };
+                    stage!(batch, self.next_lsn, large.content.count, large.content.payload_bytes);
                     (u64::from(large.content.count), Some(large))
                 }
             };

@@ -95,6 +95,7 @@ mod options;
 #[cfg(all(test, not(uringlog_loom)))]
 mod panics;
 mod preparer;
+mod probes;
 mod read;
 mod recovery;
 mod repair;

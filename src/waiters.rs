@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::commit::{Commit, Level};
 use crate::error::WaitError;
+use crate::probes::stage;
 use crate::sync::{AtomicPtr, Futex, Mutex, MutexGuard, Ordering};
 
 /// The writer's side: nodes taken from the stack, by number.
@@ -157,6 +158,7 @@ impl Node {
 
     /// Wakes the waiter, if it sleeps. The watermark, or the end, was made visible before.
     pub(crate) fn wake(&self) {
+        stage!(wake, self.lsn);
         // AcqRel: partner is the exchange in `park`.
         if self.state.word().swap(DONE, Ordering::AcqRel) == PARKED {
             self.state.wake(1);

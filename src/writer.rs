@@ -32,6 +32,7 @@ use crate::mark::{Closed, Mark};
 use crate::mem::AlignedBuf;
 use crate::numbers::Shut;
 use crate::options::{Durability, Idle, Options};
+use crate::probes::stage;
 use crate::shared::{ASK_CLOSE, ASK_ROOM, ASK_SPACE, ASK_TRUNCATE, Shared};
 use crate::space::{Need, Space};
 use crate::status::StatusPage;
@@ -305,6 +306,7 @@ impl Writer {
 
     fn finished(&mut self, done: Done) {
         let now = self.shared.clock.now_ns();
+        stage!(complete, done.token, done.result.is_err());
         let Some(flight) = self.flight.iter_mut().find(|flight| flight.token == done.token) else {
             return;
         };
@@ -338,8 +340,10 @@ impl Writer {
                 }
                 if self.tuning.durability == Durability::Durable {
                     shared.commit.advance(Level::Synced, last);
+                    stage!(durable, last, flight.token);
                 }
                 shared.commit.advance(Level::Acked, last);
+                stage!(acknowledge, last, flight.token);
                 self.vouched = self.vouched.max(header.synced_lsn);
                 if budget > 0 {
                     shared.rings.return_large(budget);
@@ -355,6 +359,7 @@ impl Writer {
             }
             What::Sync { covers } => {
                 shared.commit.advance(Level::Synced, covers);
+                stage!(durable, covers, flight.token);
                 shared.counters.syncs.add(1);
             }
         }

@@ -8,6 +8,7 @@ use rustix::io::ReadWriteFlags;
 
 use super::os::{file_fd, write_align, write_all_at};
 use super::{DeviceFacts, Disk, Done, File, Method, Op, OpKind};
+use crate::probes::stage;
 
 /// The disk. Submitting only takes the operation in; reaping with `wait` executes it.
 pub(crate) struct Psync {
@@ -31,8 +32,10 @@ impl Psync {
     }
 
     /// Carries out one durable or plain write; returns how long it took without its sync.
+    #[cfg_attr(not(feature = "usdt"), allow(unused_variables))]
     fn write(
         &mut self,
+        token: u64,
         file: &dyn File,
         offset: u64,
         bytes: &[u8],
@@ -40,6 +43,7 @@ impl Psync {
     ) -> io::Result<Duration> {
         let fd = file_fd(file)?;
         if durable && self.method == Method::PwriteDsync && !self.dsync_refused {
+            stage!(sync, token, crate::probes::WITH_WRITE);
             match write_all_at(fd, offset, bytes, self.align, ReadWriteFlags::DSYNC) {
                 // Refused as a whole, so nothing was written, and no sync has failed.
                 Err(error)
@@ -54,6 +58,7 @@ impl Psync {
         write_all_at(fd, offset, bytes, self.align, ReadWriteFlags::empty())?;
         let write_took = if durable { start.elapsed() } else { Duration::ZERO };
         if durable {
+            stage!(sync, token, crate::probes::BLOCKING);
             // Never tried again: after a failed sync the kernel may report success over lost data.
             rustix::fs::fdatasync(fd)?;
         }
@@ -79,13 +84,14 @@ impl Disk for Psync {
         done.push(match kind {
             OpKind::Write { offset, buf, len, durable } => {
                 let written = match buf.get(..len) {
-                    Some(bytes) => self.write(&*file, offset, bytes, durable),
+                    Some(bytes) => self.write(token, &*file, offset, bytes, durable),
                     None => Err(io::ErrorKind::InvalidInput.into()),
                 };
                 let write_took = *written.as_ref().unwrap_or(&Duration::ZERO);
                 Done { token, buf: Some(buf), result: written.map(|_| ()), write_took }
             }
             OpKind::Sync => {
+                stage!(sync, token, crate::probes::BLOCKING);
                 let result = file_fd(&*file).and_then(|fd| Ok(rustix::fs::fdatasync(fd)?));
                 Done { token, buf: None, result, write_took: Duration::ZERO }
             }

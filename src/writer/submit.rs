@@ -7,6 +7,7 @@ use crate::batch::{Large, Seal, Sealed, seal_image};
 use crate::commit::Level;
 use crate::disk::{File, Op, OpKind};
 use crate::options::Durability;
+use crate::probes::stage;
 use crate::timing::RawTiming;
 
 impl Writer {
@@ -92,6 +93,7 @@ impl Writer {
             submitted_ns: now,
             ..RawTiming::default()
         };
+        stage!(write, seal.first_lsn, sealed.header.count, sealed.len, self.next_token);
         let what = What::Batch { header: sealed.header, budget };
         self.submit(file, kind, what, timing);
     }

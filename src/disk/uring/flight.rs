@@ -11,6 +11,7 @@ use super::files::Slot;
 use crate::disk::os::{TRIES_MAX, aligned_progress, file_fd};
 use crate::disk::{File, Method, Op, OpKind};
 use crate::mem::AlignedBuf;
+use crate::probes::stage;
 
 /// An operation under way.
 pub(super) struct Flight {
@@ -105,6 +106,13 @@ impl Flight {
             None => sync(opcode::Fsync::new(types::Fd(self.file.raw_fd()))),
         };
         match round {
+            Round::Write { dsync: true } => stage!(sync, self.token, crate::probes::WITH_WRITE),
+            Round::WriteLinkedSync | Round::Sync => {
+                stage!(sync, self.token, crate::probes::IN_RING)
+            }
+            Round::Write { .. } | Round::BlockingSync => {}
+        }
+        match round {
             Round::Write { dsync } => Entries::One([self.write_entry(index, dsync, registered)]),
             Round::WriteLinkedSync => {
                 let write = self.write_entry(index, false, registered);
@@ -182,6 +190,7 @@ impl Flight {
         if self.buf.is_some() {
             self.write_took = self.submitted.elapsed();
         }
+        stage!(sync, self.token, crate::probes::BLOCKING);
         let synced = file_fd(&*self.file).and_then(|fd| Ok(rustix::fs::fdatasync(fd)?));
         match synced {
             Ok(()) => self.unsynced = false,
