@@ -8,14 +8,17 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use uringlog::{Log, Lsn, Options};
 
 use crate::bare::Bare;
 use crate::clock::{Pace, cpu_time, median};
 use crate::error::{Error, Stop};
-use crate::latencies::Latencies;
+use crate::latencies::{Latencies, round3};
 use crate::plain;
 use crate::raw::{Best, Raw};
+use crate::rounds::Work;
+use crate::scenario::{Bench, Setting, extend};
 use crate::scratch::Scratch;
 use crate::stages::Stages;
 use crate::target::payload;
@@ -78,6 +81,71 @@ impl Async {
     pub fn appends_per_s(&self) -> f64 {
         median(&self.bursts)
     }
+
+    /// The reference log's median burst, where it was measured.
+    pub fn reference_per_s(&self) -> Option<f64> {
+        (!self.reference.is_empty()).then(|| median(&self.reference))
+    }
+
+    /// CPU time of the bursts, by append.
+    pub fn cpu_us_per_append(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / (self.appends as f64).max(1.0)
+    }
+
+    /// The same of the reference log, where it was measured.
+    pub fn reference_cpu_us_per_append(&self) -> Option<f64> {
+        let appends = self.reference.len() as f64 * self.burst_records as f64;
+        (appends > 0.0).then(|| self.reference_cpu.as_secs_f64() * 1e6 / appends)
+    }
+
+    /// As one object.
+    pub fn to_json(&self, setting: &Setting) -> Value {
+        let record_bytes = self.workload.record_bytes;
+        let rate = self.appends_per_s();
+        let mb = record_bytes as f64 / 1e6;
+        let bare_per_s = self.bare.count() as f64 / self.bare_elapsed.as_secs_f64().max(1e-9);
+        let raw = self.raw.mb_per_s.max(1e-9);
+        let reference_cpu = self.reference_cpu_us_per_append();
+        let over_bare = |quantile| {
+            round3(self.durable.quantile_ns(quantile) / self.bare.quantile_ns(quantile).max(1.0))
+        };
+        let mut object = setting.head("async", 1, Work { record_bytes, batch: 1 });
+        let rest = json!({
+            "rounds": self.bursts.len(),
+            "burst_records": self.burst_records,
+            "segment_bytes": self.segment_bytes,
+            "appends": self.appends,
+            "appends_per_s": round3(rate),
+            "mb_per_s": round3(rate * mb),
+            "bursts_appends_per_s": self.bursts.iter().copied().map(round3).collect::<Vec<_>>(),
+            "paced_appends_per_s": round3(self.paced_per_s),
+            "submit_ns": self.stages.append_returns.to_json_ns(),
+            "durable_us": self.durable.to_json_us(),
+            "stages_us": self.stages.to_json_us(),
+            "bare_us": self.bare.to_json_us(),
+            "bare_commits_per_s": round3(bare_per_s),
+            "bare_bytes": self.bare_block_bytes,
+            "raw_mb_per_s": round3(self.raw.mb_per_s),
+            "raw_chunk_bytes": self.raw.chunk_bytes,
+            "raw_threads": self.raw.threads,
+            "fresh_appends_per_s": round3(self.fresh_per_s),
+            "fresh_mb_per_s": round3(self.fresh_per_s * mb),
+            "reference_appends_per_s": self.reference_per_s().map(round3),
+            "reference_cpu_us_per_append": reference_cpu.map(round3),
+            "ratio": {
+                "p50": over_bare(0.5),
+                "p99": over_bare(0.99),
+                "appends_per_bare_commit": round3(rate / bare_per_s.max(1e-9)),
+                "mb_per_s": round3(rate * mb / raw),
+                "fresh_mb_per_s": round3(self.fresh_per_s * mb / raw),
+                "reference": self.reference_per_s().map(|per_s| round3(rate / per_s.max(1e-9))),
+                "reference_cpu": reference_cpu.map(|us| round3(self.cpu_us_per_append() / us.max(1e-9))),
+            },
+            "cpu_us_per_append": round3(self.cpu_us_per_append()),
+        });
+        extend(&mut object, rest);
+        object
+    }
 }
 
 /// What a record takes in a batch beside its payload, at most, with its share of batch headers.
@@ -92,16 +160,15 @@ const RAW: Duration = Duration::from_millis(150);
 /// Longest run into fresh space.
 const FRESH: Duration = Duration::from_millis(1000);
 
-/// Runs it: opens its own logs with `options` in `scratch`.
+/// Runs it, on logs of its own.
 pub fn run(
-    options: &Options,
-    scratch: &Scratch,
+    bench: &Bench<'_>,
     bare: &Bare,
     workload: Workload,
     timer: Duration,
     direct: bool,
-    stop: &Stop,
 ) -> Result<Async, Error> {
+    let Bench { options, scratch, stop, .. } = bench;
     let started = Instant::now();
     // Raw file, two large segments, and room for what the fresh run writes.
     let space_bytes = workload.space_bytes.min(scratch.free_bytes() / 8);

@@ -49,8 +49,18 @@ impl Latencies {
         self.0.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(LATENCY_NS_MAX));
     }
 
+    /// Forgets all of them, and keeps the memory.
+    pub fn clear(&mut self) {
+        if !self.0.is_empty() {
+            self.0.reset();
+        }
+    }
+
     /// Adds all of `other`'s.
     pub fn add(&mut self, other: &Latencies) {
+        if other.0.is_empty() {
+            return;
+        }
         // All have the same bounds, so nothing is out of range.
         let added = self.0.add(&other.0);
         debug_assert!(added.is_ok());

@@ -15,6 +15,8 @@
 //!   percentiles), [`write_hlog`] and [`Latencies::write_hgrm`] write what HdrHistogram's tools read,
 //!   [`plot`] draws SVG, [`mod@compare`] sets two results side by side, [`knee()`] finds the rate up to which
 //!   latency stays low.
+//! - The scenarios of the command: [`waiting`] (closed and open loops), [`sweep`], [`async_rounds`],
+//!   [`scaling`], [`rotation`]; a [`Bench`] is what each is run with.
 //! - [`Scratch`] is a directory that goes away again, [`WrittenFile`] a file whose bytes were all
 //!   written once, [`HugeBuf`] aligned memory on huge pages.
 //!
@@ -52,10 +54,14 @@ pub mod plot;
 mod raw;
 pub mod rotation;
 mod rounds;
+pub mod scaling;
+mod scenario;
 mod schedule;
 mod scratch;
 mod stages;
+pub mod sweep;
 mod target;
+pub mod waiting;
 
 pub use bare::Bare;
 pub use buffer::HugeBuf;
@@ -68,6 +74,7 @@ pub use latencies::{Interval, Latencies, QUANTILES, Series, round3, write_hlog};
 pub use plain::Plain;
 pub use raw::{Best, Raw};
 pub use rounds::{Contender, Load, Measured, Plan, Producer, Target, Work, measured_json, run};
+pub use scenario::{Bench, Setting, durability_name};
 pub use schedule::{Schedule, sleep_precisely, wait_until};
 pub use scratch::{STEP_BYTES, Scratch, WrittenFile};
 pub use stages::{STAGES, Stage, Stages};

@@ -76,12 +76,14 @@ pub fn over_time(title: &str, series: &[(&str, &Series)]) -> Result<String, Erro
     lines_svg(title, x, Axis { label: "latency, us", scale: Scale::Log }, &lines)
 }
 
-/// Throughput against latency: for each curve p50 and p99 at what was achieved.
+/// Throughput against latency: for each curve p50 and p99 at what was achieved. It ends with the first rate
+/// that is too high: beyond it neither number says more.
 pub fn throughput(title: &str, curves: &[(&str, &[Point])]) -> Result<String, Error> {
     let mut lines = Vec::new();
     for (name, points) in curves {
         let mut points = points.to_vec();
         points.sort_by(|a, b| a.offered.total_cmp(&b.offered));
+        points.truncate(points.iter().rposition(|point| point.kept_up).map_or(1, |last| last + 2));
         let line = |told: &str, dashed, y: fn(&Point) -> f64| Line {
             label: format!("{name} {told}"),
             points: points.iter().map(|point| (point.achieved, y(point))).collect(),

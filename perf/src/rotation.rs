@@ -6,10 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use uringlog::{Housekeeping, Log, Lsn, Options};
 
 use crate::error::{Error, Stop};
-use crate::latencies::Latencies;
+use crate::latencies::{Latencies, round3};
+use crate::rounds::Work;
+use crate::scenario::{Setting, object};
 use crate::target::payload;
 
 /// How new segments come about.
@@ -73,6 +76,31 @@ impl Rotation {
     pub fn ratio(&self) -> f64 {
         self.tagged.quantile_ns(0.999) / self.steady.quantile_ns(0.999).max(1.0)
     }
+}
+
+/// All modes' results as one object.
+pub fn to_json(setting: &Setting, record_bytes: usize, results: &[Rotation]) -> Value {
+    let mut value = setting.head("rotation", 1, Work { record_bytes, batch: 1 });
+    for result in results {
+        let causes = object(result.causes.iter().map(|(cause, latencies)| {
+            let mut value = latencies.to_json_us();
+            value["count"] = json!(latencies.count());
+            (cause.replace(' ', "_"), value)
+        }));
+        value[result.mode.name().replace('-', "_")] = json!({
+            "segment_bytes": result.segment_bytes,
+            "rotations": result.rotations,
+            "rotation_waits": result.waits,
+            "seconds": round3(result.elapsed.as_secs_f64()),
+            "steady_count": result.steady.count(),
+            "tagged_count": result.tagged.count(),
+            "steady_us": result.steady.to_json_us(),
+            "tagged_us": result.tagged.to_json_us(),
+            "causes_us": causes,
+            "ratio_p999": round3(result.ratio()),
+        });
+    }
+    value
 }
 
 const CAUSES: usize = 5;

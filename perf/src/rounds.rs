@@ -146,6 +146,11 @@ impl Measured {
         self.records as f64 / self.elapsed.as_secs_f64().max(1e-9)
     }
 
+    /// Calls a second: of the bare loop, its commits.
+    pub fn calls_per_s(&self) -> f64 {
+        self.records_per_s() / self.batch.max(1) as f64
+    }
+
     /// CPU time by record, in us.
     pub fn cpu_us_per_record(&self) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / (self.records as f64).max(1.0)
@@ -346,19 +351,20 @@ impl<'a> Crew<'a> {
             pin(index);
         }
         let mut producer = self.contender.target.producer(self.plan.work);
+        let mut share = Share::new();
         loop {
             self.barrier.wait();
             // Relaxed: the barrier orders it.
             if self.ended.load(Ordering::Relaxed) {
                 return;
             }
-            let mut share = Share::new();
             let result = match &mut producer {
                 Ok(producer) => self.append(index, producer.as_mut(), &mut share),
                 Err(error) => Err(std::mem::replace(error, Error::Interrupted)),
             };
             self.barrier.wait();
             self.add(&share, result);
+            share.clear();
             self.barrier.wait();
         }
     }
@@ -441,16 +447,23 @@ impl Share {
     fn new() -> Self {
         Share {
             latencies: Latencies::new(),
-            lateness: Latencies::new(),
+            lateness: Latencies::coarse(),
             stages: Stages::new(),
             calls: 0,
             missed: 0,
         }
     }
+
+    fn clear(&mut self) {
+        self.latencies.clear();
+        self.lateness.clear();
+        self.stages.clear();
+        (self.calls, self.missed) = (0, 0);
+    }
 }
 
 /// Ties the calling thread to one of the CPUs that it may use. Where that is refused it stays free.
-fn pin(index: usize) {
+pub(crate) fn pin(index: usize) {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
     let Ok(allowed) = sched_getaffinity(None) else { return };
     let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
