@@ -6,7 +6,16 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// CPU time of the whole process, in user and kernel, io_uring's kernel workers included.
 pub fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
+    cpu_clock(ClockId::ProcessCPUTime)
+}
+
+/// CPU time of the calling thread.
+pub fn thread_cpu_time() -> Duration {
+    cpu_clock(ClockId::ThreadCPUTime)
+}
+
+fn cpu_clock(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 

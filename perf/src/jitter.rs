@@ -1,17 +1,18 @@
 //! The machine's own hiccups, to be seen beside the log's latencies.
 //!
-//! A thread sleeps for a millisecond again and again and records how late it woke up. It sleeps rather
+//! A thread sleeps for five milliseconds again and again and records how late it woke up. It sleeps rather
 //! than spins: a spinning thread would take a core away from what is measured, or, in short spins a few
-//! times a second, look at only some hundredths of the time. A sleeper costs a wake-up a millisecond
-//! (well below a hundredth of a core), is there all the time, and meets what the measured threads meet: the timer,
-//! the scheduler, a hypervisor that runs somebody else. While a log is under load the load itself
-//! makes it late too; so the same is recorded for a quiet moment before the run.
+//! times a second, look at only some hundredths of the time. A sleeper costs 200 wake-ups a second (some
+//! thousandths of a core), sees every hiccup that is longer than its sleep, and meets what the measured threads meet:
+//! the timer, the scheduler, a hypervisor that runs somebody else. While a log is under load the load
+//! itself makes it late too; so the same is recorded for a quiet moment before the run.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::clock;
 use crate::latencies::Latencies;
 use crate::schedule::sleep_precisely;
 
@@ -24,16 +25,21 @@ pub struct Jitter {
 struct Shared {
     slot: AtomicUsize,
     ended: AtomicBool,
+    /// CPU time that the thread itself took, in ns.
+    cpu_ns: AtomicU64,
 }
 
-const SLEEP: Duration = Duration::from_millis(1);
+const SLEEP: Duration = Duration::from_millis(5);
 
 impl Jitter {
     /// Starts it, with `slots` histograms. It records into none until [`Jitter::record_into`]. Where no
     /// thread can be had, it records nothing.
     pub fn start(slots: usize) -> Self {
-        let shared =
-            Arc::new(Shared { slot: AtomicUsize::new(slots), ended: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            slot: AtomicUsize::new(slots),
+            ended: AtomicBool::new(false),
+            cpu_ns: AtomicU64::new(0),
+        });
         let seen = Arc::clone(&shared);
         let thread = thread::Builder::new()
             .name("jitter".to_owned())
@@ -52,6 +58,11 @@ impl Jitter {
         self.record_into(slot);
         thread::sleep(time);
         self.record_into(usize::MAX);
+    }
+
+    /// CPU time that its thread has taken: not to be charged to what is measured.
+    pub fn cpu_time(&self) -> Duration {
+        Duration::from_nanos(self.shared.cpu_ns.load(Ordering::Relaxed))
     }
 
     /// Ends it, and returns the histograms.
@@ -78,6 +89,8 @@ fn watch(shared: &Shared, slots: usize) -> Vec<Latencies> {
         if let Some(latencies) = slots.get_mut(slot) {
             latencies.record(late);
         }
+        let cpu = clock::thread_cpu_time().as_nanos();
+        shared.cpu_ns.store(u64::try_from(cpu).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
     slots
 }

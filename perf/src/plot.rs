@@ -83,7 +83,15 @@ pub fn throughput(title: &str, curves: &[(&str, &[Point])]) -> Result<String, Er
     for (name, points) in curves {
         let mut points = points.to_vec();
         points.sort_by(|a, b| a.offered.total_cmp(&b.offered));
-        points.truncate(points.iter().rposition(|point| point.kept_up).map_or(1, |last| last + 2));
+        let last = points.iter().rposition(|point| point.kept_up);
+        let ends = points.len().min(last.map_or(0, |last| last + 1) + 1);
+        points.truncate(ends);
+        // In between, a rate that a hiccup spoiled is none that was too high.
+        let mut index = 0;
+        points.retain(|point| {
+            index += 1;
+            point.kept_up || index == ends
+        });
         let line = |told: &str, dashed, y: fn(&Point) -> f64| Line {
             label: format!("{name} {told}"),
             points: points.iter().map(|point| (point.achieved, y(point))).collect(),

@@ -119,7 +119,7 @@ pub struct Measured {
     pub missed: u64,
     /// How long its turns were, overtime included.
     pub elapsed: Duration,
-    /// CPU time of the whole process in its turns.
+    /// CPU time of the whole process in its turns, without that of the [`Jitter`] thread.
     pub cpu: Duration,
 }
 
@@ -227,7 +227,7 @@ fn turns(
     stop: &Stop,
 ) -> Result<(), Error> {
     for crew in crews {
-        crew.turn(plan.warm_up, Duration::ZERO, false)?;
+        crew.turn(plan.warm_up, Duration::ZERO, None, false)?;
         stop.check()?;
     }
     let started = Instant::now();
@@ -236,7 +236,7 @@ fn turns(
             if let Some(jitter) = jitter {
                 jitter.record_into(slot);
             }
-            crew.turn(plan.turn, started.elapsed(), true)?;
+            crew.turn(plan.turn, started.elapsed(), jitter, true)?;
             if let Some(jitter) = jitter {
                 jitter.record_into(usize::MAX);
             }
@@ -274,7 +274,7 @@ struct Share {
     missed: u64,
 }
 
-/// Threads need some time to meet at the barrier and go on.
+/// Threads need some time to meet at the barrier and go on: only then a schedule starts.
 const GATHER: Duration = Duration::from_millis(1);
 /// A schedule that is so much behind at the end of its turn is given up.
 const OVERTIME_MAX: Duration = Duration::from_millis(150);
@@ -302,17 +302,25 @@ impl<'a> Crew<'a> {
     }
 
     /// One turn of all its threads, `since` the start of the run.
-    fn turn(&self, length: Duration, since: Duration, counts: bool) -> Result<(), Error> {
+    fn turn(
+        &self,
+        length: Duration,
+        since: Duration,
+        jitter: Option<&Jitter>,
+        counts: bool,
+    ) -> Result<(), Error> {
+        let cpu_now = || cpu_time().saturating_sub(jitter.map_or(Duration::ZERO, Jitter::cpu_time));
         if counts {
             self.contender.target.turn_starts();
         }
-        let start = Instant::now() + GATHER;
+        let gather = if self.contender.load == Load::Closed { Duration::ZERO } else { GATHER };
+        let start = Instant::now() + gather;
         *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = (start, start + length);
-        let cpu_before = cpu_time();
+        let cpu_before = cpu_now();
         self.barrier.wait();
         // All have come back from it, and nothing of the turn is left to do.
         self.barrier.wait();
-        let (elapsed, cpu) = (start.elapsed(), cpu_time().saturating_sub(cpu_before));
+        let (elapsed, cpu) = (start.elapsed(), cpu_now().saturating_sub(cpu_before));
         if counts {
             self.contender.target.turn_ends();
         }
@@ -392,14 +400,17 @@ impl<'a> Crew<'a> {
         share: &mut Share,
     ) -> Result<(), Error> {
         let mut start = Instant::now();
-        while start < end && !self.stop.is_raised() {
+        // Once at least: a thread that comes late has its turn, and is warm, all the same.
+        loop {
             producer.append(&mut share.stages)?;
             let done = Instant::now();
             share.latencies.record(done - start);
             share.calls += 1;
             start = done;
+            if start >= end || self.stop.is_raised() {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     fn open(

@@ -39,14 +39,16 @@ fn throughput_against_latency() {
     let point = |offered: f64| Point {
         offered,
         achieved: offered,
-        kept_up: true,
+        kept_up: offered != 4000.0 && offered < 9000.0,
         p50_us: 100.0,
         p99_us: 100.0 + offered / 10.0,
         p999_us: 900.0,
         cpu_us: 3.0,
     };
-    let points = [point(1000.0), point(9000.0), point(4000.0)];
+    let points = [1000.0, 9000.0, 4000.0, 5000.0, 40_000.0].map(point);
     let svg = throughput("Sweep", &[("log", &points)]).expect("it draws");
+    // p50 and p99 of the rates that were kept, and of the first that was too high.
+    assert_eq!(svg.matches("<circle").count(), 2 * 3);
     is_svg(&svg, &["log p99", "10 000", "records acknowledged a second"]);
 }
 

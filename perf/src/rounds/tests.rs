@@ -86,6 +86,26 @@ fn what_never_started_is_counted() {
 }
 
 #[test]
+fn one_contender_is_one_object() {
+    let target = Slow::taking(Duration::from_micros(50));
+    let contenders =
+        [contender(&target, 2, Load::Closed), contender(&target, 3, Load::Open(500.0))];
+    let measured = run(&contenders, &plan(20, 2), None, &Stop::default()).expect("it runs");
+    let [closed, open] = [0, 1].map(|index| measured_json(&measured[index]));
+    assert_eq!((&closed["loop"], &open["loop"]), (&"closed".into(), &"open".into()));
+    assert_eq!((&closed["producers"], &open["producers"]), (&2.into(), &3.into()));
+    for object in [&closed, &open] {
+        let number = |key: &str| object[key].as_f64().unwrap_or_else(|| panic!("{key}"));
+        assert_eq!((number("turns"), number("batch")), (2.0, 3.0));
+        assert!(number("appends_per_s") > 0.0 && number("cpu_us_per_append") > 0.0);
+        assert!(object["latency_us"]["p9999"].is_number(), "{object}");
+    }
+    assert!(closed["lateness_us"].is_null() && closed["offered_per_s"].is_null());
+    assert_eq!(open["offered_per_s"], 1500.0);
+    assert!(open["lateness_us"]["max"].is_number() && open["kept_up"].is_boolean());
+}
+
+#[test]
 fn a_failure_ends_the_run() {
     let target = Slow { fails: true, ..Slow::taking(Duration::ZERO) };
     let contenders = [contender(&target, 4, Load::Closed)];

@@ -276,7 +276,7 @@ impl Runner<'_> {
         let mut request = self.request(1, left.mul_f64(0.12));
         request.rate = Some((alone * PACED_SHARE).max(1.0));
         request.plain = false;
-        print(&report::waited(&[measure(request)?]))?;
+        print(&report::table(&[measure(request)?]))?;
         log.close().map_err(Error::from)?;
 
         let workload = self.async_workload(left.mul_f64(0.23), 256 << 20);

@@ -72,8 +72,13 @@ pub fn setting(setting: &Setting) -> String {
     rows.iter().map(|(name, value)| format!("{name:<11} {value}\n")).collect()
 }
 
-/// Producers that wait: loads side by side.
+/// Producers that wait: loads side by side, and what the stages are.
 pub fn waited(results: &[Waited]) -> String {
+    results.first().map_or(String::new(), |first| table(results) + &legend(first))
+}
+
+/// The same without what the stages are.
+pub fn table(results: &[Waited]) -> String {
     let Some(first) = results.first() else { return String::new() };
     let Waiting { work, rate, .. } = first.request;
     let mut text = heading(first);
@@ -136,7 +141,6 @@ pub fn waited(results: &[Waited]) -> String {
         }
     }
     text += &table.text;
-    text += &legend(first);
     text
 }
 
@@ -165,9 +169,7 @@ fn heading(first: &Waited) -> String {
 /// What each stage is.
 fn legend(result: &Waited) -> String {
     let known = STAGES.iter().filter(|stage| (stage.of)(result.stages()).count() > 0);
-    let stages: Vec<String> =
-        known.map(|stage| format!("{}: {}", stage.name, stage.what)).collect();
-    format!("({})\n", stages.join("; "))
+    known.map(|stage| format!("    {:<10} {}\n", stage.name, stage.what)).collect()
 }
 
 fn kept(measured: &Measured) -> String {
