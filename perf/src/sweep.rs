@@ -41,12 +41,12 @@ pub struct Swept {
     pub bare: Vec<Point>,
 }
 
-/// Runs it on `log`.
+/// Runs it on `log`, beside the mutex + `Vec` + writer thread log where there is one.
 pub fn measure(
     bench: &Bench<'_>,
     log: &Log,
     bare: &Bare,
-    plain: &Plain,
+    plain: Option<&Plain>,
     request: Sweep,
     timer: Duration,
 ) -> Result<Swept, Error> {
@@ -68,10 +68,9 @@ pub fn measure(
     for share in SHARES {
         let calls = (closed_per_s * share / batch).max(0.1);
         let load = Load::Open(calls);
-        let mut contenders = vec![
-            contender("log", &target as &dyn Target, producers, load),
-            contender("plain", plain as &dyn Target, producers, load),
-        ];
+        let mut contenders = vec![contender("log", &target as &dyn Target, producers, load)];
+        contenders
+            .extend(plain.map(|plain| contender("plain", plain as &dyn Target, producers, load)));
         if calls <= bare_max {
             contenders.push(contender("bare", bare as &dyn Target, 1, load));
         }

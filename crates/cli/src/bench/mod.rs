@@ -110,6 +110,12 @@ impl Runner<'_> {
         Plain::prepare(self.bench.scratch.path(), log.backend().facts.direct)
     }
 
+    /// Whether the mutex + `Vec` + writer thread log is measured too: a writer of ours that never sleeps
+    /// would take a core in its turns.
+    fn has_plain(&self) -> bool {
+        self.args.idle == IdleArg::Park
+    }
+
     fn request(&self, producers: usize, time: Duration) -> Waiting {
         Waiting {
             producers,
@@ -118,8 +124,7 @@ impl Runner<'_> {
             time,
             rounds: self.args.rounds,
             beside: self.args.beside.map(usize::from),
-            // A writer that never sleeps would take the other's core in its turns.
-            plain: self.args.idle == IdleArg::Park,
+            plain: self.has_plain(),
         }
     }
 
@@ -157,7 +162,8 @@ impl Runner<'_> {
         if !self.args.json {
             print(&report::setting(&setting))?;
         }
-        let result = sweep::measure(&self.bench, &log, &bare, &plain, request, setting.timer)?;
+        let plain = Some(&plain).filter(|_| self.has_plain());
+        let result = sweep::measure(&self.bench, &log, &bare, plain, request, setting.timer)?;
         log.close().map_err(Error::from)?;
         files::sweep_plot(self.args, &result)?;
         match self.args.json {
