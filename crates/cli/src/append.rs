@@ -16,8 +16,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use uringlog::{AppendError, Backend, Durability, Log, Lsn, MethodProbe, WaitError};
+use uringlog_perf::durability_name;
 
-use crate::choices::{LogArgs, durability_name};
+use crate::choices::LogArgs;
 use crate::exit::{Failure, note};
 use crate::lines::{Lines, Refused};
 use crate::signals::Interrupt;

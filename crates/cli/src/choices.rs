@@ -58,7 +58,8 @@ fn parse_method(name: &str) -> Result<Method, String> {
 /// See [`Durability`].
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DurabilityArg {
-    /// Survives a power cut
+    /// Survives a power cut; also called synced
+    #[value(alias = "synced")]
     Durable,
     /// Survives the end of the process, not a power cut
     Written,
@@ -70,14 +71,6 @@ impl From<DurabilityArg> for Durability {
             DurabilityArg::Durable => Durability::Durable,
             DurabilityArg::Written => Durability::Written,
         }
-    }
-}
-
-/// The level's name, as the command takes and prints it.
-pub fn durability_name(durability: Durability) -> &'static str {
-    match durability {
-        Durability::Durable => "durable",
-        Durability::Written => "written",
     }
 }
 

@@ -55,6 +55,11 @@ impl Interrupt {
         self.raised.load(Ordering::Relaxed)
     }
 
+    /// The flag behind it: true once a signal came.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.raised)
+    }
+
     /// Blocks for `time`, or until a signal came or nobody reads `out` any more.
     pub fn pause(&self, out: BorrowedFd<'_>, time: Duration) -> io::Result<Woken> {
         let mut fds = [

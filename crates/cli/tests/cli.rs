@@ -6,8 +6,6 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::Stdio;
-use std::thread;
-use std::time::Duration;
 
 use common::*;
 use rustix::process::Signal;
@@ -279,94 +277,6 @@ fn info_tells_what_is_there() {
     assert_eq!(info["vouched_lsn"], 2);
     assert_eq!((&info["torn"], &info["writer_pid"]), (&Value::Null, &Value::Null));
     assert!(!info["segments"].as_array().unwrap().is_empty());
-}
-
-/// `bench` in `dir`, with buffered I/O where the file system refuses direct I/O.
-fn bench(dir: &Dir, more: &[&str]) -> Value {
-    let path = dir.path("");
-    let mut args = vec!["bench", "--json", "--seconds=1", "--dir", path.to_str().unwrap()];
-    args.extend(more);
-    let mut output = run(&args);
-    if code(&output) == 4 {
-        args.push("--buffered");
-        output = run(&args);
-    }
-    let object = serde_json::from_slice(&succeeds(output)).unwrap();
-    assert_eq!(fs::read_dir(path).unwrap().count(), 0, "bench leaves nothing behind");
-    object
-}
-
-fn check_keys(object: &Value) {
-    for key in [
-        "backend",
-        "method",
-        "why",
-        "durability",
-        "producers",
-        "record_bytes",
-        "appends_per_s",
-        "mb_per_s",
-        "cpu_us_per_append",
-    ] {
-        assert!(!object[key].is_null(), "{key} in {object}");
-    }
-    for key in ["submit_ns", "durable_us", "bare_us"] {
-        let mut before = 0.0;
-        for quantile in ["p50", "p90", "p99", "p999", "max"] {
-            let value =
-                object[key][quantile].as_f64().unwrap_or_else(|| panic!("{key} {quantile}"));
-            assert!(value >= before, "{key} {quantile} in {object}");
-            before = value;
-        }
-    }
-    for key in ["p50", "p99", "appends_per_bare_commit"] {
-        assert!(object["ratio"][key].as_f64().unwrap() > 0.0, "ratio {key} in {object}");
-    }
-}
-
-#[test]
-fn bench_prints_one_object() {
-    let dir = Dir::new();
-    let object = bench(&dir, &["--producers=3", "--size=100", "--rounds=2", "--segment-bytes=4M"]);
-    check_keys(&object);
-    assert_eq!((&object["producers"], &object["record_bytes"]), (&3.into(), &100.into()));
-    assert_eq!(object["durability"], "durable");
-    assert!(object["stages_us"]["wake_up"]["max"].as_f64().unwrap() > 0.0);
-}
-
-#[test]
-fn bench_async_prints_one_object() {
-    let dir = Dir::new();
-    let object = bench(&dir, &["--async", "--size=64", "--rounds=1", "--idle=yield"]);
-    check_keys(&object);
-    for key in ["raw_mb_per_s", "fresh_mb_per_s", "reference_appends_per_s"] {
-        assert!(object[key].as_f64().unwrap() > 0.0, "{key} in {object}");
-    }
-    for key in ["mb_per_s", "reference"] {
-        assert!(object["ratio"][key].as_f64().unwrap() > 0.0, "ratio {key} in {object}");
-    }
-    assert_eq!((&object["idle"], &object["producers"]), (&"yield".into(), &1.into()));
-
-    // What info promises of a log's memory is what one that is open says.
-    succeeds(append(&dir.log(), &[], b""));
-    let info: Value =
-        serde_json::from_slice(&succeeds(run(&["info", &dir.log(), "--json"]))).unwrap();
-    assert_eq!(info["memory_bytes_max"], object["memory_bytes"]);
-}
-
-#[test]
-fn bench_interrupted_leaves_nothing_behind() {
-    let dir = Dir::new();
-    let path = dir.path("");
-    let child = command(&["bench", "--dir", path.to_str().unwrap(), "--buffered"]).spawn().unwrap();
-    while fs::read_dir(&path).unwrap().count() == 0 {
-        thread::sleep(Duration::from_millis(5));
-    }
-    thread::sleep(Duration::from_millis(1500));
-    signal(&child, Signal::INT);
-    let output = wait_for_exit(child);
-    fails(&output, 1, "interrupted");
-    assert_eq!(fs::read_dir(path).unwrap().count(), 0);
 }
 
 #[test]

@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use uringlog::{Housekeeping, Log, Lsn, Options};
 
-use super::clock::Latencies;
-use super::report::ratio;
-use crate::exit::Failure;
-use crate::signals::Interrupt;
+use crate::error::{Error, Stop};
+use crate::latencies::{Latencies, round3};
+use crate::rounds::Work;
+use crate::scenario::{Setting, object};
+use crate::target::payload;
 
 /// How new segments come about.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,7 +53,9 @@ impl Mode {
 
 /// What was measured in one mode.
 pub struct Rotation {
+    /// The mode.
     pub mode: Mode,
+    /// Size of a segment.
     pub segment_bytes: u64,
     /// Appends during which nothing else went on.
     pub steady: Latencies,
@@ -59,7 +63,9 @@ pub struct Rotation {
     pub tagged: Latencies,
     /// The same by what it was; an append may count for several.
     pub causes: [(&'static str, Latencies); CAUSES],
+    /// Segments that the log moved on to.
     pub rotations: u64,
+    /// How long it took.
     pub elapsed: Duration,
     /// Times that the writer had no segment to go on in.
     pub waits: u64,
@@ -68,8 +74,33 @@ pub struct Rotation {
 impl Rotation {
     /// Tagged p99.9 over steady p99.9.
     pub fn ratio(&self) -> f64 {
-        ratio(&self.tagged, &self.steady, 0.999)
+        self.tagged.quantile_ns(0.999) / self.steady.quantile_ns(0.999).max(1.0)
     }
+}
+
+/// All modes' results as one object.
+pub fn to_json(setting: &Setting, record_bytes: usize, results: &[Rotation]) -> Value {
+    let mut value = setting.head("rotation", 1, Work { record_bytes, batch: 1 });
+    for result in results {
+        let causes = object(result.causes.iter().map(|(cause, latencies)| {
+            let mut value = latencies.to_json_us();
+            value["count"] = json!(latencies.count());
+            (cause.replace(' ', "_"), value)
+        }));
+        value[result.mode.name().replace('-', "_")] = json!({
+            "segment_bytes": result.segment_bytes,
+            "rotations": result.rotations,
+            "rotation_waits": result.waits,
+            "seconds": round3(result.elapsed.as_secs_f64()),
+            "steady_count": result.steady.count(),
+            "tagged_count": result.tagged.count(),
+            "steady_us": result.steady.to_json_us(),
+            "tagged_us": result.tagged.to_json_us(),
+            "causes_us": causes,
+            "ratio_p999": round3(result.ratio()),
+        });
+    }
+    value
 }
 
 const CAUSES: usize = 5;
@@ -89,18 +120,18 @@ pub fn run(
     segment_bytes: u64,
     record_bytes: usize,
     time: Duration,
-    interrupt: &Interrupt,
-) -> Result<Rotation, Failure> {
-    let (stop, trimming) = (AtomicBool::new(false), AtomicU64::new(0));
+    stop: &Stop,
+) -> Result<Rotation, Error> {
+    let (ended, trimming) = (AtomicBool::new(false), AtomicU64::new(0));
     let before = log.stats();
     let started = Instant::now();
     let mut measured = thread::scope(|scope| {
-        let trimmer = scope.spawn(|| trim_behind(log, &stop, &trimming));
-        let warm = warm_up(log, mode, record_bytes, interrupt);
-        let measured = append(log, record_bytes, time, &trimming, interrupt);
-        stop.store(true, Ordering::Relaxed);
+        let trimmer = scope.spawn(|| trim_behind(log, &ended, &trimming));
+        let warm = warm_up(log, mode, record_bytes, stop);
+        let measured = append(log, record_bytes, time, &trimming, stop);
+        ended.store(true, Ordering::Relaxed);
         let trimmed =
-            trimmer.join().unwrap_or_else(|_| Err(Failure::Failed("the trimmer died".to_owned())));
+            trimmer.join().unwrap_or_else(|_| Err(Error::Failed("the trimmer died".to_owned())));
         trimmed.and(warm).and(measured)
     })?;
     let after = log.stats();
@@ -113,9 +144,9 @@ pub fn run(
 }
 
 /// Trims all but the last records again and again. `trimming` is odd while a trim is under way.
-fn trim_behind(log: &Log, stop: &AtomicBool, trimming: &AtomicU64) -> Result<(), Failure> {
+fn trim_behind(log: &Log, ended: &AtomicBool, trimming: &AtomicU64) -> Result<(), Error> {
     let mut rotations = 0;
-    while !stop.load(Ordering::Relaxed) {
+    while !ended.load(Ordering::Relaxed) {
         thread::sleep(TRIM_EVERY);
         let now = log.housekeeping().rotations;
         if now == rotations {
@@ -126,19 +157,14 @@ fn trim_behind(log: &Log, stop: &AtomicBool, trimming: &AtomicU64) -> Result<(),
         trimming.fetch_add(1, Ordering::SeqCst);
         let trimmed = log.trim(Lsn::new(before));
         trimming.fetch_add(1, Ordering::SeqCst);
-        trimmed.map_err(|error| Failure::Failed(error.to_string()))?;
+        trimmed?;
     }
     Ok(())
 }
 
 /// Until segments come about in the way of this mode: the first ones are all filled with zeros.
-fn warm_up(
-    log: &Log,
-    mode: Mode,
-    record_bytes: usize,
-    interrupt: &Interrupt,
-) -> Result<(), Failure> {
-    let payload = super::payload(record_bytes);
+fn warm_up(log: &Log, mode: Mode, record_bytes: usize, stop: &Stop) -> Result<(), Error> {
+    let payload = payload(record_bytes);
     let started = Instant::now();
     let is_warm = |now: Housekeeping| match mode {
         Mode::Recycling => now.recycled >= 8,
@@ -146,7 +172,7 @@ fn warm_up(
     };
     while !is_warm(log.housekeeping()) && started.elapsed() < TIME_MAX {
         log.append(&payload)?.wait()?;
-        super::check(interrupt)?;
+        stop.check()?;
     }
     Ok(())
 }
@@ -156,9 +182,9 @@ fn append(
     record_bytes: usize,
     time: Duration,
     trimming: &AtomicU64,
-    interrupt: &Interrupt,
-) -> Result<Rotation, Failure> {
-    let payload = super::payload(record_bytes);
+    stop: &Stop,
+) -> Result<Rotation, Error> {
+    let payload = payload(record_bytes);
     let causes = ["rotation", "filling with zeros", "recycling", "removal", "trim"];
     let mut measured = Rotation {
         mode: Mode::Recycling,
@@ -194,7 +220,7 @@ fn append(
         if enough || started.elapsed() >= TIME_MAX {
             return Ok(measured);
         }
-        super::check(interrupt)?;
+        stop.check()?;
     }
 }
 

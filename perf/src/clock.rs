@@ -1,57 +1,21 @@
-//! Time, CPU time, pacing, and the histograms that latencies go into.
+//! Time, CPU time, pacing, and medians.
 
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
-
-/// Latencies in nanoseconds, 1 ns to a minute, to three digits.
-#[derive(Clone)]
-pub struct Latencies(Histogram<u64>);
-
-const LATENCY_NS_MAX: u64 = 60_000_000_000;
-
-impl Latencies {
-    /// None yet.
-    pub fn new() -> Self {
-        // The bounds are constants that the histogram accepts; without them it still works, grown
-        // on demand.
-        let histogram = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3);
-        Latencies(histogram.unwrap_or_else(|_| unreachable!("the bounds are valid")))
-    }
-
-    /// Records one; longer than a minute counts as a minute.
-    #[inline]
-    pub fn record(&mut self, latency: Duration) {
-        self.0.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(LATENCY_NS_MAX));
-    }
-
-    /// Adds all of `other`'s.
-    pub fn add(&mut self, other: &Latencies) {
-        // Both have the same bounds, so nothing is out of range.
-        let added = self.0.add(&other.0);
-        debug_assert!(added.is_ok());
-    }
-
-    /// How many were recorded.
-    pub fn count(&self) -> u64 {
-        self.0.len()
-    }
-
-    /// The latency in ns that the fraction `quantile` of all stays within; 0 without any.
-    pub fn quantile_ns(&self, quantile: f64) -> f64 {
-        if self.0.is_empty() { 0.0 } else { self.0.value_at_quantile(quantile) as f64 }
-    }
-
-    /// The longest, in ns.
-    pub fn max_ns(&self) -> f64 {
-        if self.0.is_empty() { 0.0 } else { self.0.max() as f64 }
-    }
-}
 
 /// CPU time of the whole process, in user and kernel, io_uring's kernel workers included.
 pub fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
+    cpu_clock(ClockId::ProcessCPUTime)
+}
+
+/// CPU time of the calling thread.
+pub fn thread_cpu_time() -> Duration {
+    cpu_clock(ClockId::ThreadCPUTime)
+}
+
+fn cpu_clock(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
@@ -68,7 +32,7 @@ pub fn timer_cost() -> Duration {
 }
 
 /// Lets one thread go on at a steady pace, without ever sleeping: that would be late, and would
-/// cool the core down.
+/// cool the core down. For timing single calls; an open loop has a [`Schedule`](crate::Schedule).
 pub struct Pace {
     period: Option<Duration>,
     next: Instant,
@@ -124,18 +88,6 @@ mod tests {
         assert_eq!(median(&[]), 0.0);
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
-    }
-
-    #[test]
-    fn latencies_saturate_and_add() {
-        let mut some = Latencies::new();
-        assert_eq!(some.quantile_ns(0.5), 0.0);
-        some.record(Duration::from_secs(3600));
-        some.record(Duration::ZERO);
-        let mut all = Latencies::new();
-        all.add(&some);
-        assert_eq!(all.count(), 2);
-        assert!(all.max_ns() >= 6e10);
     }
 
     #[test]

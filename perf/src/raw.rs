@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::buffer::HugeBuf;
-use super::clock::median;
-use super::scratch::{STEP_BYTES, WrittenFile};
-use crate::exit::Failure;
+use crate::buffer::HugeBuf;
+use crate::clock::median;
+use crate::error::Error;
+use crate::scratch::{STEP_BYTES, WrittenFile};
 
 /// A way to write: bytes at a time, and threads that do so.
 const WAYS: [(usize, usize); 4] = [(1 << 20, 1), (2 << 20, 1), (4 << 20, 1), (2 << 20, 2)];
@@ -28,27 +28,29 @@ pub struct Raw {
 /// The fastest way: by the median of its rounds.
 #[derive(Clone, Copy)]
 pub struct Best {
+    /// In 10^6 bytes.
     pub mb_per_s: f64,
+    /// Bytes of one write.
     pub chunk_bytes: usize,
+    /// Writes under way at once.
     pub threads: usize,
 }
 
 impl Raw {
     /// Writes the file once: `bytes_max`, or less on a slow disk.
-    pub fn prepare(dir: &Path, bytes_max: u64, direct: bool) -> Result<Self, Failure> {
+    pub fn prepare(dir: &Path, bytes_max: u64, direct: bool) -> Result<Self, Error> {
         let time_max = Duration::from_millis(700);
         let file = WrittenFile::create(dir.join("raw"), bytes_max, time_max, direct)?;
-        let buffer = HugeBuf::new(STEP_BYTES, 0x5b)
-            .map_err(|error| Failure::Failed(format!("cannot allocate a buffer: {error}")))?;
+        let buffer = HugeBuf::new(STEP_BYTES, 0x5b).map_err(|error| Error::memory(&error))?;
         Ok(Raw { file, buffer, rounds: [const { Vec::new() }; WAYS.len()] })
     }
 
     /// Measures each way once: over the whole file, or for `length`.
-    pub fn round(&mut self, length: Duration) -> Result<(), Failure> {
+    pub fn round(&mut self, length: Duration) -> Result<(), Error> {
         for (way, (chunk_bytes, threads)) in WAYS.into_iter().enumerate() {
             let rate = self
                 .write(chunk_bytes, threads, length)
-                .map_err(|error| Failure::file("write", &self.file.path, &error))?;
+                .map_err(|error| Error::file("write", &self.file.path, error))?;
             self.rounds[way].push(rate);
         }
         Ok(())

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
-use super::buffer::HugeBuf;
-use crate::exit::{Failure, note};
+use crate::buffer::HugeBuf;
+use crate::error::Error;
 
 /// A directory that is removed when it is dropped.
 pub struct Scratch {
@@ -18,7 +18,7 @@ pub struct Scratch {
 
 impl Scratch {
     /// Makes one in `dir`, or on the file system of the working directory.
-    pub fn create(dir: Option<&Path>) -> Result<Self, Failure> {
+    pub fn create(dir: Option<&Path>) -> Result<Self, Error> {
         let base = match dir {
             Some(dir) => dir.to_owned(),
             None if Path::new("target").is_dir() => PathBuf::from("target"),
@@ -26,9 +26,9 @@ impl Scratch {
         };
         let base = fs::create_dir_all(&base)
             .and_then(|()| fs::canonicalize(&base))
-            .map_err(|error| Failure::file("use", &base, &error))?;
+            .map_err(|error| Error::file("use", &base, error))?;
         let path = base.join(format!("uringlog-bench-{}", std::process::id()));
-        fs::create_dir(&path).map_err(|error| Failure::file("create", &path, &error))?;
+        fs::create_dir(&path).map_err(|error| Error::file("create", &path, error))?;
         Ok(Scratch { path })
     }
 
@@ -46,16 +46,17 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            note(&format!("cannot remove {}: {error}", self.path.display()));
-        }
+        // Nobody to tell it to: what is left lies under `target` or where the caller asked for it.
+        _ = fs::remove_dir_all(&self.path);
     }
 }
 
 /// A file whose every byte was written and synced once, so that writing it again changes no
 /// metadata: what the log's own segments are.
 pub struct WrittenFile {
+    /// Open for reading and writing.
     pub file: File,
+    /// Where it is.
     pub path: PathBuf,
     /// Its length, a multiple of [`STEP_BYTES`].
     pub bytes: u64,
@@ -72,7 +73,7 @@ impl WrittenFile {
         bytes_max: u64,
         time_max: Duration,
         direct: bool,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, Error> {
         let flags = if direct { OFlags::DIRECT.bits() as i32 } else { 0 };
         let file = File::options()
             .read(true)
@@ -80,11 +81,11 @@ impl WrittenFile {
             .create_new(true)
             .custom_flags(flags)
             .open(&path)
-            .map_err(|error| Failure::file("create", &path, &error))?;
+            .map_err(|error| Error::file("create", &path, error))?;
         let mut made = WrittenFile { file, path, bytes: 0 };
         match made.fill(bytes_max, time_max) {
             Ok(()) => Ok(made),
-            Err(error) => Err(Failure::file("write", &made.path, &error)),
+            Err(error) => Err(Error::file("write", &made.path, error)),
         }
     }
 
