@@ -323,7 +323,7 @@ fn abort(shared: &Shared, ring: &Ring, claim: Claim) {
 /// Wakes the writer if it sleeps.
 #[inline]
 fn ring_bell(shared: &Shared) {
-    if shared.bell.ring() {
+    if shared.bell.ring_announced() {
         shared.counters.writer_wakes.add(1);
     }
 }
@@ -499,7 +499,7 @@ impl<'a> LargeSpace<'a> {
             store_large(slot.bytes_mut(), Box::new(Large { buf, content }));
         }
         if let Some(claim) = slot.claim.take() {
-            slot.ring.publish(claim, SlotState::Large, first, Meta(0, 0));
+            slot.ring.publish(claim, SlotState::Large, first, Meta(count as u32, 0));
         }
         stage!(publish, first, count, content.payload_bytes);
         ring_bell(self.shared);

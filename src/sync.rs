@@ -40,6 +40,10 @@ mod imp {
         }
     }
 
+    /// See the other one.
+    #[inline]
+    pub(crate) fn fence_for_loom() {}
+
     pub(crate) use core::cell::UnsafeCell;
     pub(crate) use std::sync::{Mutex, MutexGuard};
     pub(crate) use std::thread::yield_now;
@@ -55,6 +59,12 @@ mod imp {
 
     use loom::sync::Condvar;
     pub(crate) use loom::sync::{Mutex, MutexGuard};
+
+    /// Stands behind a read-modify-write that is sequentially consistent and that loom, which knows that
+    /// order of fences only, takes for less.
+    pub(crate) fn fence_for_loom() {
+        fence(Ordering::SeqCst);
+    }
 
     /// The futex as loom can see it: the word, and a condition variable behind it. Time does not
     /// exist in a model: a timeout is ignored.

@@ -48,6 +48,11 @@ const STREAM_PAUSE: Duration = Duration::from_micros(50);
 /// How long a batch waits at a shut gate for records that have their number.
 const GATE_LINGER_NS: u64 = 1_000_000;
 
+/// How often the writer yields to a producer that stands between its number and the publication, before it
+/// sleeps; and for how long at a time it does.
+const UNSEEN_LOOKS_MAX: u32 = 16;
+const UNSEEN_PAUSE: Duration = Duration::from_millis(1);
+
 /// What the writer needs before its next turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Next {
@@ -97,6 +102,8 @@ pub(crate) struct Writer {
     truncating: bool,
     ended: bool,
     hold: Hold,
+    /// How often the writer did not sleep, as a number was out whose record it had not seen.
+    unseen_looks: u32,
 }
 
 /// Options that the writer looks at.
@@ -193,6 +200,7 @@ impl Writer {
             truncating: false,
             ended: false,
             hold: Hold::default(),
+            unseen_looks: 0,
             disk,
             shared,
         })
@@ -590,19 +598,37 @@ impl Writer {
         match self.tuning.idle {
             Idle::Spin => (0..32).for_each(|_| core::hint::spin_loop()),
             Idle::Yield => std::thread::yield_now(),
-            Idle::Park => {
-                let work = || {
-                    self.shared.asked() != 0
-                        || self.is_sync_due()
-                        || self.drain.anything_new(&self.shared.rings)
-                };
-                self.shared.counters.writer_sleeps.add(1);
-                // What was not told to readers of other processes, as there were none, is told then.
-                let due = self.shared.status.as_ref().and_then(StatusPage::is_due_within);
-                let timeout = timeout.into_iter().chain(due).min();
-                self.shared.bell.sleep(timeout, work);
-            }
+            Idle::Park => self.park(timeout),
         }
+    }
+
+    /// Sleeps until rung. Never while a number is out whose record was not seen: its producer need not ring.
+    fn park(&mut self, timeout: Option<Duration>) {
+        let shared = &self.shared;
+        let has_seen_all = self.drain.has_seen_all(&shared.numbers);
+        if has_seen_all {
+            self.unseen_looks = 0;
+        } else if self.unseen_looks < UNSEEN_LOOKS_MAX {
+            // Its producer is two stores away from publishing it.
+            self.unseen_looks += 1;
+            return std::thread::yield_now();
+        }
+        // What was not told to readers of other processes, as there were none, is told then.
+        let due = shared.status.as_ref().and_then(StatusPage::is_due_within);
+        // A producer that was stopped just there rings when it goes on. Only what it published and then was
+        // stopped before this core could see it would have to be looked for.
+        let look = (!has_seen_all).then_some(UNSEEN_PAUSE);
+        let timeout = timeout.into_iter().chain(due).chain(look).min();
+        let work = || {
+            shared.asked() != 0
+                || self.is_sync_due()
+                || match has_seen_all {
+                    true => !self.drain.has_seen_all(&shared.numbers),
+                    false => self.drain.anything_new(&shared.rings),
+                }
+        };
+        shared.counters.writer_sleeps.add(1);
+        shared.bell.sleep(timeout, work);
     }
 
     // ---- the end ----

@@ -1,7 +1,7 @@
 //! The writer's side: what it takes out of the rings, and when it may end or cut the log.
 //!
-//! The writer's loop stands here in short: look at the rings, and sleep at the bell where nothing is
-//! new. Rings, gate, bell, and the rule for the end ([`Drain::has_all`]) are the library's own.
+//! The writer's loop stands here in short: look at the rings, and sleep at the bell where every number that is
+//! out was seen. Rings, gate, bell, and the rule for the end ([`Drain::has_all`]) are the library's own.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
@@ -52,7 +52,7 @@ impl Parts {
         };
         let generation = self.generation.load(Ordering::Acquire);
         ring.publish(claim, SlotState::Record, lsn, Meta(8, u32::from(mark)));
-        self.bell.ring();
+        self.bell.ring_announced();
         Some((lsn, generation))
     }
 
@@ -89,7 +89,11 @@ impl Taker {
             if enough(self) {
                 return;
             }
-            parts.bell.sleep(None, || self.drain.anything_new(&parts.rings));
+            if self.drain.has_seen_all(&parts.numbers) {
+                parts.bell.sleep(None, || !self.drain.has_seen_all(&parts.numbers));
+            } else {
+                thread::yield_now();
+            }
         }
     }
 
