@@ -144,6 +144,7 @@ impl Ring {
     }
 
     /// Units of a payload.
+    #[inline]
     pub(crate) fn units_for(bytes: usize) -> u64 {
         (bytes.div_ceil(UNIT_BYTES) as u64).max(1)
     }
@@ -327,6 +328,7 @@ impl Ring {
         let _not_here = (position, units);
     }
 
+    #[inline]
     fn set_state(&self, position: u64, units: u64, state: SlotState, ordering: Ordering) {
         let word = self.lap(position) << LAP_SHIFT | (state as u64) << UNITS_BITS | units;
         self.entries[self.index(position)].word.store(word, ordering);

@@ -89,6 +89,7 @@ impl RingSet {
         self.is_waited_for()
     }
 
+    #[inline]
     fn lane(&self, lane: usize) -> Option<&Ring> {
         // Acquire: partner is the Release in `retire`. A lane's ring is always made before.
         let id = self.lanes[lane].load(Ordering::Acquire) as usize;

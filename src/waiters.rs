@@ -261,12 +261,19 @@ impl Waiting {
 }
 
 impl Drop for Waiting {
+    // Every ticket has one, and nearly none has a node.
+    #[inline]
     fn drop(&mut self) {
-        if let Some(node) = &self.node {
-            node.abandon();
-            // Dropped behind the lock: a waker may own anything.
-            let waker = node.lock_waker().take();
-            drop(waker);
+        if let Some(node) = self.node.take() {
+            give_up(&node);
         }
     }
+}
+
+#[cold]
+fn give_up(node: &Node) {
+    node.abandon();
+    // Dropped behind the lock: a waker may own anything.
+    let waker = node.lock_waker().take();
+    drop(waker);
 }

@@ -90,7 +90,6 @@ impl Writer {
             last_lsn: last,
             bytes: sealed.len as u64,
             sealed_ns: now,
-            submitted_ns: now,
             ..RawTiming::default()
         };
         stage!(write, seal.first_lsn, sealed.header.count, sealed.len, self.next_token);
@@ -111,8 +110,7 @@ impl Writer {
     pub(super) fn submit_sync(&mut self) {
         let Some(file) = self.unsynced.take() else { return };
         let covers = self.shared.commit.watermark(Level::Acked);
-        let timing = RawTiming { submitted_ns: self.shared.clock.now_ns(), ..RawTiming::default() };
-        self.submit(file, OpKind::Sync, What::Sync { covers }, timing);
+        self.submit(file, OpKind::Sync, What::Sync { covers }, RawTiming::default());
     }
 
     /// Whether somebody waits for a sync, of a log that syncs when asked, and all that it is to cover
@@ -138,5 +136,8 @@ impl Writer {
         self.next_token += 1;
         self.flight.push_back(Flight { token, what, finished: false, image: None, timing });
         self.disk.submit(Op { token, file, kind });
+        if let Some(flight) = self.flight.back_mut() {
+            flight.timing.submitted_ns = self.shared.clock.now_ns();
+        }
     }
 }
