@@ -13,7 +13,7 @@ import time
 ROOT = os.getcwd()
 DIR = os.environ.get("MUTANTS_DIR") or os.path.join(tempfile.gettempdir(), "uringlog-mutants")
 TREE = os.path.join(DIR, "tree")
-LIMIT_S = 90
+LIMIT_S = int(os.environ.get("MUTANTS_LIMIT_S", "90"))
 SIM_S = int(os.environ.get("MUTANTS_SIM_S", "60"))
 
 # Little optimization of the library, since it is built often.

@@ -8,6 +8,9 @@
 //! that is missing may stand behind it.
 #![allow(unsafe_code)]
 
+#[cfg(all(test, not(uringlog_loom)))]
+mod tests;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 

@@ -20,6 +20,8 @@ pub(crate) struct AlignedBuf {
     len: usize,
     id: u64,
     huge: bool,
+    #[cfg(test)]
+    _counted: tests::Counted,
 }
 
 impl AlignedBuf {
@@ -42,8 +44,15 @@ impl AlignedBuf {
             };
             (Memory::Mapped(map), huge)
         };
-        // Relaxed: only uniqueness counts.
-        Ok(AlignedBuf { memory, len, id: NEXT_ID.fetch_add(1, Ordering::Relaxed), huge })
+        Ok(AlignedBuf {
+            memory,
+            len,
+            // Relaxed: only uniqueness counts.
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            huge,
+            #[cfg(test)]
+            _counted: tests::Counted::new(),
+        })
     }
 
     /// Whether the buffer was put on huge pages. Transparent ones are asked for, not proved: under
@@ -242,8 +251,36 @@ const HUGE_BYTES: usize = 2 << 20;
 const HEAP_BYTES_MAX: usize = 64 << 10;
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    thread_local! {
+        static ALIVE: Cell<isize> = const { Cell::new(0) };
+    }
+
+    /// Buffers that this thread made, less those that it freed.
+    pub(crate) fn buffers_alive() -> isize {
+        ALIVE.get()
+    }
+
+    /// Lives as long as its buffer.
+    pub(super) struct Counted(());
+
+    impl Counted {
+        pub(super) fn new() -> Counted {
+            ALIVE.set(ALIVE.get() + 1);
+            Counted(())
+        }
+    }
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            // A thread that ends has no count any more.
+            let _ended = ALIVE.try_with(|alive| alive.set(alive.get() - 1));
+        }
+    }
 
     #[test]
     fn buffers_are_zeroed_aligned_and_as_long_as_asked() {

@@ -214,7 +214,7 @@ fn a_waiter_is_never_left_behind() {
     });
 }
 
-/// The same with the log's end: legal is Ok for what is done, an error for the rest, for a waiter
+/// A thread waits for a number when the log ends: legal is Ok for what is done, an error for the rest, for a waiter
 /// before and after it.
 #[test]
 fn the_end_reaches_everyone() {

@@ -226,4 +226,31 @@ mod tests {
         numbers.shut(Shut::Poisoned);
         assert_eq!(numbers.take(1), Err(Shut::Poisoned));
     }
+
+    /// Who waits at the gate is woken by every change, and only a gate that is shut has a reason.
+    #[test]
+    fn every_change_of_the_gate_is_counted_and_nothing_else() {
+        let numbers = Numbers::new(1);
+        let changes = || numbers.changed.word().load(Ordering::Relaxed);
+        assert_eq!(numbers.shut_reason(), None);
+        // It is open: nobody sleeps.
+        numbers.wait_for_change(None);
+        numbers.open();
+        assert_eq!(changes(), 0, "it was open");
+        numbers.shut(Shut::Preparing);
+        assert_eq!((numbers.shut_reason(), changes()), (Some(Shut::Preparing), 1));
+        numbers.shut(Shut::Preparing);
+        numbers.set_space_reason(Shut::Preparing);
+        assert_eq!(changes(), 1, "nothing has changed");
+        numbers.wait_for_change(Some(Instant::now() + Duration::from_millis(1)));
+        numbers.set_space_reason(Shut::NoSpace);
+        assert_eq!((numbers.shut_reason(), changes()), (Some(Shut::NoSpace), 2));
+        // There is nothing to wait for.
+        numbers.wait_for_change(None);
+        numbers.open();
+        assert_eq!((numbers.shut_reason(), changes()), (None, 3));
+        numbers.shut(Shut::Closed);
+        numbers.set_space_reason(Shut::NoSpace);
+        assert_eq!((numbers.shut_reason(), changes()), (Some(Shut::Closed), 4));
+    }
 }

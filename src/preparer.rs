@@ -16,6 +16,8 @@ mod pace;
 mod policies;
 mod recycling;
 mod removing;
+#[cfg(all(test, feature = "sim", not(uringlog_loom)))]
+mod tests;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -416,6 +416,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_filled_in_can_be_looked_at_whole() {
+        let ring = Ring::new(8 * UNIT_BYTES);
+        let mut first = ring.claim(2).unwrap();
+        let mut second = ring.claim(3).unwrap();
+        ring.bytes_mut(&mut first).fill(1);
+        ring.bytes_mut(&mut second).fill(2);
+        assert_eq!(ring.claimed_bytes(&first), [1; 2 * UNIT_BYTES]);
+        assert_eq!(ring.claimed_bytes(&second), [2; 3 * UNIT_BYTES]);
+        ring.abort(first);
+        ring.abort(second);
+    }
+
+    #[test]
     fn an_aborted_slot_is_seen_as_such() {
         let ring = Ring::new(4 * UNIT_BYTES);
         let claim = ring.claim(2).unwrap();

@@ -250,3 +250,88 @@ impl Drop for LargeWait<'_> {
         self.0.large_waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(all(test, not(uringlog_loom)))]
+mod tests {
+    use super::*;
+    use crate::ring::UNIT_BYTES;
+
+    #[test]
+    fn who_waits_is_counted_as_long_as_it_waits() {
+        let rings = RingSet::new(1, 4 * UNIT_BYTES, 0, 0);
+        assert!(!rings.is_waited_for() && !rings.is_large_waiting());
+        let (ring, claim) = rings.claim(1).unwrap();
+        let waiting = rings.wait_for_space();
+        assert!(rings.is_waited_for() && rings.abort(ring, claim), "the writer is to look for it");
+        drop(waiting);
+        let (ring, claim) = rings.claim(1).unwrap();
+        assert!(!rings.is_waited_for() && !rings.abort(ring, claim));
+        let waiting = rings.wait_for_large();
+        assert!(rings.is_large_waiting());
+        drop(waiting);
+        assert!(!rings.is_large_waiting());
+    }
+
+    /// Space for large records counts twice until it is taken, and the budget once until it is written.
+    #[test]
+    fn large_records_are_accepted_as_far_as_space_and_budget_go() {
+        let rings = RingSet::new(1, 4 * UNIT_BYTES, 0, 100);
+        assert!(!rings.take_large(101, 1000), "more than the budget");
+        assert!(!rings.take_large(60, 119), "more than half of the space");
+        assert!(rings.take_large(60, 120));
+        assert_eq!(rings.large_unsealed_bytes(), 60);
+        assert!(!rings.take_large(20, 159), "both together are more");
+        assert!(rings.take_large(20, 160));
+        assert!(!rings.take_large(21, 1000), "more than is left of the budget");
+        rings.large_sealed(60);
+        assert_eq!(rings.large_unsealed_bytes(), 20);
+        assert!(!rings.take_large(21, 1000), "it is not written yet");
+        rings.return_large(60);
+        assert!(rings.take_large(80, 200));
+        rings.give_up_large(80);
+        rings.give_up_large(20);
+        assert_eq!(rings.large_unsealed_bytes(), 0);
+        assert!(rings.take_large(100, 200), "all of it is there again");
+    }
+
+    #[test]
+    fn a_lane_gets_another_ring_as_long_as_there_may_be_more() {
+        let rings = RingSet::new(2, 4 * UNIT_BYTES, 1, 0);
+        assert_eq!((rings.made_count(), rings.made().count()), (2, 2));
+        assert_eq!([0, 1, 2].map(|id| rings.lane_of(id)), [Some(0), Some(1), None]);
+        assert!(rings.ring(2).is_none());
+        assert!(rings.replace(0, None));
+        assert_eq!((rings.made_count(), rings.made().count()), (3, 3));
+        assert_eq!([0, 1, 2].map(|id| rings.lane_of(id)), [None, Some(1), Some(0)]);
+        assert!(!rings.replace(1, None), "no more may be made");
+        assert!(rings.replace(1, Some(0)));
+        assert_eq!([0, 1, 2].map(|id| rings.lane_of(id)), [Some(1), None, Some(0)]);
+    }
+
+    #[cfg(feature = "sim")]
+    #[test]
+    fn every_core_has_a_ring_and_goes_to_the_next_when_it_is_full() {
+        let rings = RingSet::new(3, 2 * UNIT_BYTES, 0, 0);
+        let lane_on = |core| {
+            crate::cpu::SIMULATED.set(Some(core));
+            let (ring, claim) = rings.claim(1).expect("there is room");
+            let lane = (0..3).find(|&id| core::ptr::eq(ring, rings.ring(id).unwrap()));
+            (lane.unwrap(), ring, claim)
+        };
+        for core in 0..20 {
+            let (lane, ring, claim) = lane_on(core);
+            assert_eq!(lane, core % 3, "core {core}");
+            // As the writer does: each ring had one claim in each round.
+            ring.abort(claim);
+            ring.give_back(core as u64 / 3 + 1);
+        }
+        let rings = RingSet::new(3, 2 * UNIT_BYTES, 0, 0);
+        crate::cpu::SIMULATED.set(Some(1));
+        let mut lanes = Vec::new();
+        while let Some((ring, _leaked)) = rings.claim(1) {
+            lanes.extend((0..3).find(|&id| core::ptr::eq(ring, rings.ring(id).unwrap())));
+        }
+        assert_eq!(lanes, [1, 1, 2, 2, 0, 0]);
+        crate::cpu::SIMULATED.set(None);
+    }
+}

@@ -117,3 +117,46 @@ impl Spares {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::MemStore;
+
+    fn store_with(epochs: &[u64]) -> std::sync::Arc<MemStore> {
+        let store = MemStore::new(4096);
+        epochs.iter().for_each(|&epoch| store.put(&frame::segment_name(epoch), vec![1; 4096]));
+        store
+    }
+
+    /// A name that is not durable may turn back into the segment's: its bytes must not have changed
+    /// by then.
+    #[test]
+    fn names_are_settled_once_and_only_where_something_got_one() {
+        let store = store_with(&[3, 4]);
+        let mut spares = Spares::new(Vec::new());
+        spares.settle_names(&*store).unwrap();
+        assert!(store.take_names_done().is_empty(), "nothing is pending");
+        assert!(spares.retire(&*store, 3).unwrap());
+        assert!(spares.retire(&*store, 4).unwrap());
+        assert!(!spares.retire(&*store, 5).unwrap(), "there is no such file");
+        let named = |epoch| format!("rename {}", segment::spare_name(epoch, 0));
+        assert_eq!(store.take_names_done(), [named(3), named(4)]);
+        spares.settle_names(&*store).unwrap();
+        spares.settle_names(&*store).unwrap();
+        assert_eq!(store.take_names_done(), ["sync"]);
+    }
+
+    #[test]
+    fn what_could_not_be_settled_is_settled_later() {
+        let store = store_with(&[3]);
+        let mut spares = Spares::new(Vec::new());
+        spares.retire(&*store, 3).unwrap();
+        store.take_names_done();
+        store.stop_after(0);
+        assert!(spares.settle_names(&*store).is_err());
+        store.stop_after(i64::MAX);
+        spares.settle_names(&*store).unwrap();
+        assert_eq!(store.take_names_done(), ["sync"]);
+    }
+}

@@ -245,6 +245,7 @@ fn stats_backend_and_report_tell_what_was_done() {
         let block_bytes = log.backend().facts.block_bytes as u64;
         assert_eq!(stats.disk_bytes % block_bytes, 0);
         let timing = log.batch_timing(Lsn::new(20)).unwrap();
+        assert_eq!((timing.first_lsn, timing.last_lsn), (Lsn::new(11), Lsn::new(20)));
         assert!(format!("{timing:?}").len() > 10);
         assert!(log.batch_timing(Lsn::new(21)).is_none());
 

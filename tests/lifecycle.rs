@@ -16,7 +16,9 @@ use common::{
     again, cpu_used, each_backend, eventually, in_time, read_all, read_from, role, run_again, said,
     say, small_options, temp_dir,
 };
-use uringlog::{AppendError, CloseError, Log, Lsn, OpenError, ReadError, Reader, WaitError};
+use uringlog::{
+    AppendError, CloseError, Durability, Log, Lsn, OpenError, ReadError, Reader, WaitError,
+};
 
 #[test]
 fn a_thousand_opens_stay_bounded_in_space() {
@@ -309,6 +311,23 @@ fn an_idle_log_uses_no_cpu() {
         std::process::exit(0);
     }
     each_backend(|case| assert_eq!(run_again(TEST, "idle", &case.dir), ["idle"]));
+}
+
+/// Nobody appends, asks or closes: the writer wakes by itself for what is left to do.
+#[test]
+fn an_idle_log_syncs_and_vouches_by_itself() {
+    each_backend(|case| {
+        let log = case.open();
+        log.append(b"record").unwrap().wait().unwrap();
+        eventually("the record is vouched for", || log.stats().vouches > 0);
+        log.close().unwrap();
+        let written = case.at("written");
+        let log = written.open_with(case.options.clone().durability(Durability::Written));
+        log.append(b"record").unwrap().wait().unwrap();
+        eventually("the record is synced", || log.durable_lsn() == Lsn::FIRST);
+        eventually("the record is vouched for", || log.stats().vouches > 0);
+        log.close().unwrap();
+    });
 }
 
 #[test]

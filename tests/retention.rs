@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{Case, each_backend, eventually, small_options};
 use uringlog::sim::{self, SimDisk, SimOptions, Stepper, Turn};
-use uringlog::{AppendError, Log, Lsn, Options, TrimError};
+use uringlog::{AppendError, Durability, Log, Lsn, Options, TrimError};
 
 const NOW_NS: u64 = 1_700_000_000_000_000_000;
 const SEGMENT_BYTES: u64 = 64 << 10;
@@ -167,6 +167,41 @@ fn a_trim_is_exact_and_gives_whole_segments_back() {
     sim.check("opened again");
     assert!(sim.append_to(1200));
     sim.check("appended to");
+}
+
+/// The last durable batch tells recovery where the log ends: its segment stays, though nothing in it is
+/// wanted any more and the log has moved on.
+#[test]
+fn the_segment_with_the_last_durable_batch_stays() {
+    let mut sim = Sim::new(sim_options().durability(Durability::Written));
+    while sim.log.stats().rotations == 0 {
+        let lsn = sim.log.last_lsn().get() + 1;
+        if sim.log.try_append(&payload(lsn)).is_err() || lsn.is_multiple_of(4) {
+            for _ in 0..4 {
+                sim.stepper.turn();
+                sim.stepper.prepare();
+            }
+        }
+    }
+    for _ in 0..4 {
+        sim.stepper.turn();
+    }
+    let durable = sim.log.durable_lsn();
+    assert!(sim.log.acknowledged_lsn() > durable, "the new segment is not synced");
+    let before = salts(&sim.disk);
+    assert_eq!(sim.log.trim(Lsn::new(durable.get() + 1)).unwrap().get(), durable.get() + 1);
+    for _ in 0..50 {
+        sim.stepper.prepare();
+    }
+    assert!(salts(&sim.disk).contains(&before[0]), "it is given up: {:?}", sim.disk.files());
+    // When something in the next one is durable, it may go.
+    let last = sim.log.last_lsn();
+    assert!(sim.log.wait_durable_timeout(last, Duration::ZERO).is_err());
+    sim.settle();
+    assert_eq!(sim.log.trim(last).unwrap(), last);
+    sim.settle();
+    assert!(!salts(&sim.disk).contains(&before[0]), "it stays: {:?}", sim.disk.files());
+    sim.check("one segment later");
 }
 
 /// Appends, trims, uses files again, removes some, trims to the end: the power goes, or the process

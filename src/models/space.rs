@@ -6,7 +6,7 @@ use loom::thread;
 
 use super::model;
 use super::writer::{Parts, Taker};
-use crate::ring::{Claim, Meta, SlotState};
+use crate::ring::{Claim, Meta, Ring, SlotState, UNIT_BYTES};
 
 /// A producer waits for room in a full ring while the writer gives it back. Legal: it finds the room,
 /// at once or after being woken. Illegal, and found as a deadlock: it sleeps for ever.
@@ -99,5 +99,31 @@ fn a_ring_in_anothers_place_is_whole() {
         let published =
             parts.rings.made().filter(|ring| ring.view(0).is_some_and(|slot| slot.lsn == 1));
         assert_eq!(published.count(), 1);
+    });
+}
+
+/// A claim that was written to is given up, and its space goes to another. Legal: the writer sees the abort
+/// or not yet; where it does, whatever the first producer wrote there is over.
+#[test]
+fn what_was_written_before_an_abort_is_over() {
+    model(2, || {
+        let ring = Arc::new(Ring::new(2 * UNIT_BYTES));
+        let mut given_up = ring.claim(1).unwrap();
+        let producer = {
+            let ring = ring.clone();
+            thread::spawn(move || {
+                ring.bytes_mut(&mut given_up)[..8].fill(1);
+                ring.abort(given_up);
+            })
+        };
+        let behind = ring.claim(1).unwrap();
+        if ring.view(0).is_some_and(|slot| slot.state == SlotState::Aborted) {
+            ring.give_back(1);
+            let mut again = ring.claim(1).unwrap();
+            ring.bytes_mut(&mut again)[..8].fill(2);
+            ring.publish(again, SlotState::Record, 1, Meta(8, 2));
+        }
+        ring.abort(behind);
+        producer.join().unwrap();
     });
 }

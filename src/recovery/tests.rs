@@ -4,6 +4,7 @@
 
 mod crashes;
 mod generations;
+mod leftovers;
 mod lives;
 mod sectors;
 mod trims;
@@ -229,7 +230,12 @@ fn a_missing_segment_is_damage_and_a_foreign_one_is_not_touched() {
     crashed(&store, 5, 0, 40_000);
     let copy = store.copy(4096);
     copy.remove(&segment_name(2)).expect("removes");
-    assert!(matches!(open(&copy, SEGMENT_BYTES), Err(OpenError::Damaged(_))));
+    match open(&copy, SEGMENT_BYTES).map(drop) {
+        Err(OpenError::Damaged(damage)) => {
+            assert!(damage.segment.ends_with(segment_name(2)), "{damage}");
+        }
+        other => panic!("not told: {other:?}"),
+    }
 
     let other = MemStore::new(4096);
     other.put("x", vec![0; 99]);

@@ -7,6 +7,7 @@ use crate::disk::Store;
 use crate::error::OpenError;
 use crate::footer;
 use crate::frame::segment_name;
+use crate::lsn::Lsn;
 use crate::mark::MARK_NAME;
 use crate::segment::spare_name;
 use crate::testing::{MemStore, TestWriter, open, seal};
@@ -320,6 +321,33 @@ fn inspection_tells_times_bytes_and_spares() {
     let sealed = &seen.segments[0];
     assert!(sealed.first_time.is_some());
     assert_eq!((sealed.last_time, sealed.payload_bytes), (None, None));
+}
+
+/// A footer may tell of batches that a truncation has cut since.
+#[test]
+fn inspection_does_not_believe_a_footer_of_what_was_cut() {
+    let store = MemStore::new(4096);
+    let mut writer = TestWriter::open(&store, SEGMENT_BYTES);
+    writer.keeps_footers = true;
+    let at = footer::footer_offset(&writer.header) as usize;
+    let mut footer = Vec::new();
+    while writer.header.epoch == 1 {
+        footer = writer.footer();
+        writer.sync_then_batch(&[&payload(writer.next_lsn, 2000)]);
+    }
+    store.splice(&segment_name(1), at, &footer);
+    let sealed = |store: &Arc<MemStore>| inspect(&**store).expect("a log").segments.remove(0);
+    let records = sealed(&store).last_lsn.expect("records").get();
+    assert_eq!(sealed(&store).payload_bytes, Some(2000 * records));
+    writer.truncate(3).expect("it is cut");
+    writer.sync_then_batch(&[&payload(4, 2000)]);
+    let cut = sealed(&store);
+    assert_eq!(
+        (cut.epoch, cut.state, cut.last_lsn.map(Lsn::get)),
+        (1, SegmentState::Sealed, Some(3))
+    );
+    assert_eq!((cut.payload_bytes, cut.last_time), (None, None));
+    assert!(cut.first_time.is_some());
 }
 
 /// However long the log is, opening reads its end.
