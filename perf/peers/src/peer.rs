@@ -8,6 +8,9 @@ use crate::workload::Kind;
 /// Whatever a peer says when it fails.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
+/// What opening a peer gives.
+pub type Opened = Result<Box<dyn Peer>, Error>;
+
 /// A log, or a queue, that several threads use.
 pub trait Peer: Sync {
     /// What one thread appends with; called on that thread, once.
@@ -52,7 +55,7 @@ pub struct Entry {
     /// What it does when a write or a sync fails, as its code has it.
     pub failure: &'static str,
     /// Opens it in an empty directory, ready to be measured.
-    pub open: fn(&Path, Kind) -> Result<Box<dyn Peer>, Error>,
+    pub open: fn(&Path, Kind) -> Opened,
 }
 
 /// All of them, in the order of the tables.

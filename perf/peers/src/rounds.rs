@@ -38,12 +38,12 @@ pub type Outcomes = BTreeMap<(&'static str, &'static str), Outcome>;
 pub const RESULT: &str = "turn: ";
 
 /// What a turn needs beside its time: opening, preparing, warming up, removing. Measured roughly.
-const AROUND: Duration = Duration::from_millis(450);
+const AROUND: Duration = Duration::from_millis(350);
 
 impl Plan {
     /// Turns in all.
     pub fn turns(&self) -> usize {
-        self.of_round().count() * self.rounds as usize
+        self.of_round(0).count() * self.rounds as usize
     }
 
     /// About how long that takes.
@@ -51,10 +51,14 @@ impl Plan {
         (self.time + AROUND) * self.turns() as u32
     }
 
-    fn of_round(&self) -> impl Iterator<Item = (Workload, &'static Entry)> + '_ {
-        self.workloads.iter().flat_map(|work| {
-            let able = self.peers.iter().filter(|entry| entry.kinds.contains(&work.kind));
-            able.map(|entry| (*work, *entry))
+    /// In each round another peer is first, so that none always comes behind the same one.
+    fn of_round(&self, round: u32) -> impl Iterator<Item = (Workload, &'static Entry)> + '_ {
+        self.workloads.iter().flat_map(move |work| {
+            let able = |entry: &&&Entry| entry.kinds.contains(&work.kind);
+            let mut peers: Vec<_> = self.peers.iter().filter(able).copied().collect();
+            let first = round as usize % peers.len().max(1);
+            peers.rotate_left(first);
+            peers.into_iter().map(|entry| (*work, entry))
         })
     }
 
@@ -66,8 +70,8 @@ impl Plan {
     ) -> Result<Outcomes, Error> {
         let mut outcomes = Outcomes::new();
         let mut done = 0;
-        for _ in 0..self.rounds {
-            for (work, entry) in self.of_round() {
+        for round in 0..self.rounds {
+            for (work, entry) in self.of_round(round) {
                 told(done, work.name, entry.name);
                 done += 1;
                 let outcome = outcomes.entry((work.name, entry.name)).or_default();

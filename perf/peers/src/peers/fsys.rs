@@ -4,7 +4,7 @@ use std::path::Path;
 
 use fsys::JournalHandle;
 
-use crate::peer::{Entry, Error, Peer, Producer};
+use crate::peer::{Entry, Error, Opened, Peer, Producer};
 use crate::workload::Kind;
 
 pub const ENTRY: Entry = Entry {
@@ -18,7 +18,7 @@ pub const ENTRY: Entry = Entry {
     open,
 };
 
-fn open(dir: &Path, _: Kind) -> Result<Box<dyn Peer>, Error> {
+fn open(dir: &Path, _: Kind) -> Opened {
     Ok(Box::new(Journal(fsys::new()?.journal(dir.join("journal"))?)))
 }
 

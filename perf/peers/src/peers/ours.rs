@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use uringlog::{Log, Options};
 
-use crate::peer::{Entry, Error, Peer, Producer};
+use crate::peer::{Entry, Error, Opened, Peer, Producer};
 use crate::workload::{Kind, STREAM_BYTES_MAX};
 
 pub const ENTRY: Entry = Entry {
@@ -20,7 +20,7 @@ pub const ENTRY: Entry = Entry {
     open,
 };
 
-fn open(dir: &Path, kind: Kind) -> Result<Box<dyn Peer>, Error> {
+fn open(dir: &Path, kind: Kind) -> Opened {
     let options = match kind {
         // The stream fits into space that stands ready, as it does when segments are used again.
         Kind::Stream => Options::new()

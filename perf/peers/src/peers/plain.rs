@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use uringlog_perf::Plain;
 
-use crate::peer::{Entry, Error, Peer, Producer};
+use crate::peer::{Entry, Error, Opened, Peer, Producer};
 use crate::workload::Kind;
 
 pub const ENTRY: Entry = Entry {
@@ -19,7 +19,7 @@ pub const ENTRY: Entry = Entry {
     open,
 };
 
-fn open(dir: &Path, _: Kind) -> Result<Box<dyn Peer>, Error> {
+fn open(dir: &Path, _: Kind) -> Opened {
     // Where direct I/O is refused, as on some file systems in memory, through the page cache.
     let log = Plain::prepare(dir, true).or_else(|_| {
         std::fs::remove_dir_all(dir)?;

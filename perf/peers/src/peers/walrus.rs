@@ -8,7 +8,7 @@ use std::thread;
 
 use walrus_rust::{FsyncSchedule, ReadConsistency, Walrus};
 
-use crate::peer::{Entry, Error, Peer, Producer};
+use crate::peer::{Entry, Error, Opened, Peer, Producer};
 use crate::sync_file_system;
 use crate::workload::Kind;
 
@@ -23,7 +23,7 @@ pub const ENTRY: Entry = Entry {
     open,
 };
 
-fn open(dir: &Path, kind: Kind) -> Result<Box<dyn Peer>, Error> {
+fn open(dir: &Path, kind: Kind) -> Opened {
     let schedule = match kind {
         Kind::Durable | Kind::Batch => FsyncSchedule::SyncEach,
         Kind::Stream | Kind::Submit => FsyncSchedule::Milliseconds(200),

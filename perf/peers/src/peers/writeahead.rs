@@ -5,7 +5,7 @@ use std::path::Path;
 use futures_executor::block_on;
 use writeahead::{SimpleFile, WriteAhead, WriteAheadOptions};
 
-use crate::peer::{Entry, Error, Peer, Producer};
+use crate::peer::{Entry, Error, Opened, Peer, Producer};
 use crate::workload::Kind;
 
 pub const ENTRY: Entry = Entry {
@@ -19,7 +19,7 @@ pub const ENTRY: Entry = Entry {
     open,
 };
 
-fn open(dir: &Path, _: Kind) -> Result<Box<dyn Peer>, Error> {
+fn open(dir: &Path, _: Kind) -> Opened {
     let log_dir = dir.join("log");
     std::fs::create_dir(&log_dir)?;
     let options = WriteAheadOptions { log_dir, ..Default::default() };
