@@ -16,7 +16,9 @@ use crate::scan::{BatchCursor, Step};
 use crate::segment;
 use crate::testing::MemStore;
 
-pub use crate::frame::{BatchContext, BatchHeader, LogId, SegmentHeader, crc32c};
+pub use crate::frame::{
+    BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, BatchContext, BatchHeader, LogId, SegmentHeader, crc32c,
+};
 
 /// One ring.
 pub struct OneRing(Ring);

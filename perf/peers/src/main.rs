@@ -108,7 +108,7 @@ fn whole_run(args: &Args) -> Result<(), Error> {
         plots::save_all(&report, dir)?;
     }
     if let Some(file) = &args.json {
-        fs::write(file, format!("{:#}\n", report.json()))?;
+        fs::write(file, format!("{}\n", report.json()))?;
     }
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! The plots of a run: rates as bars, latencies as percentile curves.
 
+use std::fs;
 use std::path::Path;
 
-use uringlog_perf::plot::{Axis, Line, Scale, lines_svg, save};
+use uringlog_perf::plot::{Axis, Line, Scale, lines_svg};
 
 use crate::bars::{Bars, bars_svg};
 use crate::peer::Error;
@@ -20,15 +21,22 @@ pub fn save_all(report: &Report<'_>, dir: &Path) -> Result<(), Error> {
     for (kind, name, title, unit, per) in rates {
         let bars = rate_bars(report, kind, title, unit, per);
         if !bars.rows.is_empty() {
-            save(&dir.join(format!("peers-{name}.svg")), &bars_svg(&bars)?)?;
+            save(report, &dir.join(format!("peers-{name}.svg")), &bars_svg(&bars)?)?;
         }
     }
     for work in report.workloads() {
         if let Some(svg) = latency_curves(report, work)? {
-            save(&dir.join(format!("peers-{}-latency.svg", work.name)), &svg)?;
+            save(report, &dir.join(format!("peers-{}-latency.svg", work.name)), &svg)?;
         }
     }
     Ok(())
+}
+
+/// Writes a plot, with the run's command and note in its head.
+fn save(report: &Report<'_>, path: &Path, svg: &str) -> Result<(), Error> {
+    let told = report.head().replace('&', "&amp;").replace('<', "&lt;");
+    let (opening, rest) = svg.split_once(">\n").ok_or("not an SVG file")?;
+    Ok(fs::write(path, format!("{opening}>\n<desc>{told}</desc>\n{rest}"))?)
 }
 
 #[derive(Clone, Copy)]

@@ -48,6 +48,15 @@ impl<'a> Report<'a> {
         &self.plan.workloads
     }
 
+    /// The command, and the note if there is one.
+    pub fn head(&self) -> String {
+        [Some(self.command.as_str()), self.note]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
     /// The peers that have results of this work, with their medians, in the order of the tables.
     pub fn results(&self, work: &Workload) -> Vec<(&'static Entry, Medians)> {
         let with_medians = |entry: &&'static Entry| {
