@@ -84,6 +84,9 @@ mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
 mod index;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 mod log;
 mod lsn;
 mod mark;
@@ -114,7 +117,7 @@ mod stats;
 mod status;
 mod sync;
 mod tail;
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(any(test, feature = "fuzzing", feature = "internals"))]
 #[cfg_attr(not(test), allow(dead_code))]
 mod testing;
 mod ticket;

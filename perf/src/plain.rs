@@ -37,6 +37,16 @@ impl Plain {
             .map_err(|error| Error::Failed(format!("cannot start a thread: {error}")))?;
         Ok(Plain { shared, writer: Some(writer) })
     }
+
+    /// Hands records over together, and returns the last one's number. Waits for room only.
+    pub fn submit<R: AsRef<[u8]>>(&self, records: &[R]) -> io::Result<u64> {
+        self.shared.push(records)
+    }
+
+    /// Waits until record `number` is durable.
+    pub fn wait(&self, number: u64) -> io::Result<()> {
+        self.shared.wait(number)
+    }
 }
 
 impl Drop for Plain {

@@ -47,11 +47,7 @@ pub const STAGES: [Stage; 6] = [
         of: |s| &s.publish,
     },
     Stage { name: "drain", what: "until the writer gathered it into a batch", of: |s| &s.drain },
-    Stage {
-        name: "submit",
-        what: "until the batch was handed to the disk (0: the log reads the clock once for both)",
-        of: |s| &s.submit,
-    },
+    Stage { name: "submit", what: "until the batch was handed to the disk", of: |s| &s.submit },
     Stage { name: "complete", what: "until the batch was written and synced", of: |s| &s.complete },
     Stage { name: "wake", what: "until the thread that waits went on", of: |s| &s.wake },
 ];
