@@ -14,6 +14,8 @@ pub(crate) struct BatchBuilder {
     /// The table so far, in the byte order of the disk.
     table: Vec<[u8; TABLE_ENTRY_BYTES]>,
     first_lsn: u64,
+    /// Calls of its producers that it holds: records, or batches of them.
+    appends: u64,
     /// Bytes on disk that the batch may take: the buffer's length, or what is left of the segment.
     limit: usize,
 }
@@ -42,12 +44,18 @@ pub(crate) struct Sealed {
 impl BatchBuilder {
     pub(crate) fn new(buf: AlignedBuf) -> Self {
         let limit = buf.len();
-        BatchBuilder { buf, payload_bytes: 0, table: Vec::new(), first_lsn: 0, limit }
+        BatchBuilder { buf, payload_bytes: 0, table: Vec::new(), first_lsn: 0, appends: 0, limit }
     }
 
     /// Records so far.
+    #[cfg(any(test, feature = "internals"))]
     pub(crate) fn count(&self) -> usize {
         self.table.len()
+    }
+
+    /// Calls of producers so far.
+    pub(crate) fn appends(&self) -> u64 {
+        self.appends
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -82,6 +90,7 @@ impl BatchBuilder {
         let at = BATCH_HEADER_BYTES + self.payload_bytes;
         self.buf[at..at + payload.len()].copy_from_slice(payload);
         self.payload_bytes += payload.len();
+        self.appends += 1;
         let entry = TableEntry { len: payload.len() as u32, crc };
         self.table.push(entry.to_bits().to_le_bytes());
     }
@@ -94,6 +103,7 @@ impl BatchBuilder {
         let at = BATCH_HEADER_BYTES + self.payload_bytes;
         self.buf[at..at + payloads.len()].copy_from_slice(payloads);
         self.payload_bytes += payloads.len();
+        self.appends += 1;
         let (entries, _) = table.as_chunks::<TABLE_ENTRY_BYTES>();
         self.table.extend_from_slice(entries);
     }
@@ -116,6 +126,7 @@ impl BatchBuilder {
             Content { count, payload_bytes: self.payload_bytes, table_crc: frame::crc32c(table) };
         self.table.clear();
         self.payload_bytes = 0;
+        self.appends = 0;
         self.limit = self.buf.len();
         seal_image(buf, &content, seal)
     }

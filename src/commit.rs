@@ -13,6 +13,7 @@
 #![allow(unsafe_code)]
 
 use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::Instant;
 
 use crossbeam_utils::CachePadded;
@@ -32,6 +33,14 @@ pub(crate) enum Level {
     Synced,
 }
 
+/// Waiters are taken for a crowd when one batch wakes so many of them for each core. Then the cores are
+/// busy with putting threads to sleep and waking them, and a waiter that lets the others run finds its record
+/// done when its turn comes.
+const CROWD_PER_CORE: u32 = 6;
+/// How often a waiter in a crowd yields before it sleeps: where the cores are not busy after all, it gives up
+/// after some microseconds.
+const CROWD_YIELDS: u32 = 32;
+
 const OPEN: u32 = 0;
 const ENDED: u32 = 1;
 
@@ -43,6 +52,9 @@ pub(crate) struct Commit {
     /// `ENDED` once neither watermark will move any more.
     state: AtomicU32,
     poison: OnceLock<Poison>,
+    /// How many waiters the last batch had; written by the writer, a hint.
+    crowd: AtomicU32,
+    crowd_min: u32,
 }
 
 impl Commit {
@@ -53,6 +65,9 @@ impl Commit {
             incoming: CachePadded::new(AtomicPtr::new(core::ptr::null_mut())),
             state: AtomicU32::new(OPEN),
             poison: OnceLock::new(),
+            crowd: AtomicU32::new(0),
+            crowd_min: CROWD_PER_CORE
+                * thread::available_parallelism().map_or(1, |n| n.get() as u32),
         }
     }
 
@@ -116,7 +131,7 @@ impl Commit {
         match idle {
             Idle::Park => self.wait_parked(lsn, level, deadline, settled),
             Idle::Spin => Self::wait_busy(deadline, core::hint::spin_loop, settled),
-            Idle::Yield => Self::wait_busy(deadline, std::thread::yield_now, settled),
+            Idle::Yield => Self::wait_busy(deadline, thread::yield_now, settled),
         }
     }
 
@@ -150,6 +165,14 @@ impl Commit {
         if is_new {
             self.push(node.clone());
         }
+        if self.is_crowded() {
+            for _ in 0..CROWD_YIELDS {
+                if node.is_done() || settled().is_some() {
+                    break;
+                }
+                thread::yield_now();
+            }
+        }
         loop {
             if let Some(outcome) = settled() {
                 stage!(resume, lsn);
@@ -179,6 +202,11 @@ impl Commit {
         }
     }
 
+    fn is_crowded(&self) -> bool {
+        // A model's threads have nothing to gain.
+        !cfg!(uringlog_loom) && self.crowd.load(Ordering::Relaxed) >= self.crowd_min
+    }
+
     /// Hands a node to the writer. The caller looks at the outcome afterwards, before it sleeps.
     pub(crate) fn push(&self, node: Arc<Node>) {
         let pointer = Arc::into_raw(node).cast_mut();
@@ -204,6 +232,11 @@ impl Commit {
     }
 
     // ---- the writer ----
+
+    /// Says how many waiters a batch had.
+    pub(crate) fn tell_crowd(&self, waiters: usize) {
+        self.crowd.store(u32::try_from(waiters).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
 
     /// Moves a watermark. Wake the waiters afterwards, by [`Waiters::take_done`].
     pub(crate) fn advance(&self, level: Level, lsn: u64) {

@@ -128,7 +128,7 @@ struct Flight {
 #[derive(Clone, Copy)]
 enum What {
     /// A batch, with the budget that it gives back where it is a large record.
-    Batch { header: BatchHeader, budget: u64 },
+    Batch { header: BatchHeader, appends: u64, budget: u64 },
     /// A sync that covers what was acknowledged up to `covers`.
     Sync { covers: u64 },
 }
@@ -140,7 +140,7 @@ struct Linger {
     /// Since when, at a shut gate, an accepted record is not published.
     at_gate_since_ns: Option<u64>,
     /// What the last batch held.
-    last_count: u64,
+    last_appends: u64,
     last_bytes: u64,
 }
 
@@ -336,7 +336,7 @@ impl Writer {
     fn settle(&mut self, flight: Flight) {
         let shared = &*self.shared;
         match flight.what {
-            What::Batch { header, budget } => {
+            What::Batch { header, appends, budget } => {
                 let last = header.last_lsn();
                 if let Some(image) = flight.image {
                     // Before the watermarks: who sees the number finds the batch.
@@ -358,7 +358,7 @@ impl Writer {
                     shared.rings.space_freed();
                 }
                 if header.count > 0 {
-                    self.linger.last_count = u64::from(header.count);
+                    self.linger.last_appends = appends;
                     self.linger.last_bytes = u64::from(header.payload_bytes);
                     shared.timings.record(&flight.timing);
                 }
@@ -387,11 +387,12 @@ impl Writer {
         while let Some(node) = self.to_wake.pop() {
             node.wake();
         }
-        let shared_batch = self.linger.last_count > 1 && woken > 1;
+        self.shared.commit.tell_crowd(woken);
+        let shared_batch = self.linger.last_appends > 1 && woken > 1;
         if shared_batch && self.tuning.linger_max_ns > 0 && !self.batch_full {
-            // The more records shared the last batch, the sooner their producers are back, one
+            // The more appends shared the last batch, the sooner their producers are back, one
             // after the other, and the less each further one is worth.
-            let bound = self.tuning.linger_max_ns * 8 / self.linger.last_count.max(8);
+            let bound = self.tuning.linger_max_ns * 8 / self.linger.last_appends.max(8);
             self.linger.until_ns = Some(self.shared.clock.now_ns() + bound);
             self.shared.counters.lingers.add(1);
         }
@@ -511,7 +512,7 @@ impl Writer {
         self.batch_full
             || self.large.is_some()
             || (!self.batch.is_empty()
-                && (self.batch.count() as u64 >= self.linger.last_count
+                && (self.batch.appends() >= self.linger.last_appends
                     || self.batch.payload_bytes() as u64 >= self.linger.last_bytes))
     }
 

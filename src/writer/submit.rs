@@ -30,10 +30,11 @@ impl Writer {
             } else if !self.batch.is_empty() {
                 let Some(spare) = self.spare.pop() else { return };
                 let seal = self.seal(self.batch.first_lsn());
+                let appends = self.batch.appends();
                 let sealed = self.batch.seal(&seal, spare);
                 self.batch_full = false;
                 self.linger.until_ns = None;
-                self.submit_batch(&seal, sealed, 0);
+                self.submit_batch(&seal, sealed, appends, 0);
             } else {
                 return;
             }
@@ -46,7 +47,7 @@ impl Writer {
         let seal = self.seal(lsn);
         let sealed = seal_image(large.buf, &large.content, &seal);
         self.shared.rings.large_sealed(budget);
-        self.submit_batch(&seal, sealed, budget);
+        self.submit_batch(&seal, sealed, 1, budget);
     }
 
     /// One empty batch, which vouches for all that is synced.
@@ -58,7 +59,7 @@ impl Writer {
         let seal = self.seal(self.drain.next_lsn());
         let sealed = self.batch.seal(&seal, spare);
         self.shared.counters.vouches.add(1);
-        self.submit_batch(&seal, sealed, 0);
+        self.submit_batch(&seal, sealed, 0, 0);
     }
 
     pub(super) fn seal(&mut self, first_lsn: u64) -> Seal {
@@ -74,7 +75,7 @@ impl Writer {
         }
     }
 
-    pub(super) fn submit_batch(&mut self, seal: &Seal, sealed: Sealed, budget: u64) {
+    pub(super) fn submit_batch(&mut self, seal: &Seal, sealed: Sealed, appends: u64, budget: u64) {
         let now = self.shared.clock.now_ns();
         let file = self.space.advance(&self.shared, &sealed.header, sealed.crc);
         let last = sealed.header.last_lsn();
@@ -93,7 +94,7 @@ impl Writer {
             ..RawTiming::default()
         };
         stage!(write, seal.first_lsn, sealed.header.count, sealed.len, self.next_token);
-        let what = What::Batch { header: sealed.header, budget };
+        let what = What::Batch { header: sealed.header, appends, budget };
         self.submit(file, kind, what, timing);
     }
 
