@@ -491,12 +491,14 @@ impl<'a> LargeSpace<'a> {
             return Err(AppendError::Truncated);
         }
         let mut slot = claim(self.shared, size_of::<usize>(), patience)?;
+        // Made before the number is taken: nothing that may wait stands between that and the publication.
+        let large = self.buf.take().map(|buf| Box::new(Large { buf, content }));
         let first = take_numbers(self.shared, count, self.bound_to, patience)?;
         let generation = self.shared.extent.generation();
-        if let Some(buf) = self.buf.take() {
+        if let Some(large) = large {
             // From here on the writer returns the budget.
             self.budget = 0;
-            store_large(slot.bytes_mut(), Box::new(Large { buf, content }));
+            store_large(slot.bytes_mut(), large);
         }
         if let Some(claim) = slot.claim.take() {
             slot.ring.publish(claim, SlotState::Large, first, Meta(count as u32, 0));

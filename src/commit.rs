@@ -165,7 +165,8 @@ impl Commit {
         if is_new {
             self.push(node.clone());
         }
-        if self.is_crowded() {
+        // A yield may last as long as others run: who has a deadline sleeps.
+        if deadline.is_none() && self.is_crowded() {
             for _ in 0..CROWD_YIELDS {
                 if node.is_done() || settled().is_some() {
                     break;

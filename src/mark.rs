@@ -104,21 +104,20 @@ pub(crate) struct MarkFile {
 }
 
 impl MarkFile {
-    /// Opens the mark, or makes one that says `new` where there is none. Both slots say the same then: whoever
-    /// wrote it last may have died between the two.
+    /// Opens the mark, or makes one that says `new` where there is none. Its slots may differ until
+    /// [`settle`](Self::settle): whoever wrote it last may have died between the two.
     pub(crate) fn open_or_create(
         store: &dyn Store,
         log_id: LogId,
         new: Mark,
     ) -> Result<MarkFile, ScanError> {
-        let Some((mut file, slot)) = SlotFile::open(store, MARK_NAME, Kind::Mark)? else {
+        let Some((file, slot)) = SlotFile::open(store, MARK_NAME, Kind::Mark)? else {
             let bytes = new.encode();
             let mut file = SlotFile::create(store, MARK_NAME, Kind::Mark, log_id, &bytes)?;
             file.write(store, &bytes)?;
             return Ok(MarkFile { file, mark: new });
         };
         let mark = checked(store, &slot, Some(log_id))?;
-        file.write(store, &slot.content)?;
         Ok(MarkFile { file, mark })
     }
 
@@ -136,6 +135,14 @@ impl MarkFile {
 
     pub(crate) fn get(&self) -> &Mark {
         &self.mark
+    }
+
+    /// Makes both slots say `mark`, durably, where they may differ.
+    pub(crate) fn settle(&mut self, store: &dyn Store, mark: Mark) -> Result<(), IoError> {
+        match self.mark == mark {
+            true => self.file.write(store, &mark.encode()),
+            false => self.set(store, mark),
+        }
     }
 
     /// Replaces the mark; it is durable when this returns. After an error nobody knows which of the
@@ -216,8 +223,9 @@ mod tests {
             let mark = Mark { first_lsn: 7, ..Mark::new() };
             // One slot only: the process died then.
             file.file.write(&*store, &mark.encode()).expect("it is written");
-            let file = MarkFile::open_or_create(&*store, id, Mark::new()).expect("it opens");
+            let mut file = MarkFile::open_or_create(&*store, id, Mark::new()).expect("it opens");
             assert_eq!(file.get().first_lsn, 7);
+            file.settle(&*store, mark).expect("it is written");
             store.alter(MARK_NAME, slot + 40, 1, |byte| byte ^ 1);
             let mark = read_mark(&*store, Some(id)).expect("it reads").expect("it is there");
             assert_eq!(mark.first_lsn, 7, "without the slot at {slot}");

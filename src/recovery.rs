@@ -132,9 +132,7 @@ fn take_over(store: &dyn Store, survey: &Survey) -> Result<MarkFile, OpenError> 
         };
     }
     let mut file = MarkFile::open_or_create(store, survey.log_id, mark)?;
-    if *file.get() != mark {
-        file.set(store, mark)?;
-    }
+    file.settle(store, mark)?;
     Ok(file)
 }
 

@@ -315,7 +315,7 @@ impl Ring {
     /// the other core: half of an append, or all of it (`benches/submit.rs`).
     #[inline]
     fn expect_claim(&self, position: u64, units: u64) {
-        #[cfg(all(target_arch = "x86_64", not(uringlog_loom)))]
+        #[cfg(all(target_arch = "x86_64", not(miri), not(uringlog_loom)))]
         {
             let index = self.index(position);
             prefetch_for_write(self.entries.as_ptr().wrapping_add(index).cast());
@@ -324,7 +324,7 @@ impl Ring {
                 prefetch_for_write(self.unit(index).wrapping_add(line * UNIT_BYTES));
             }
         }
-        #[cfg(not(all(target_arch = "x86_64", not(uringlog_loom))))]
+        #[cfg(not(all(target_arch = "x86_64", not(miri), not(uringlog_loom))))]
         let _not_here = (position, units);
     }
 
@@ -348,7 +348,7 @@ impl Ring {
 }
 
 /// Asks for a line, to be written soon. A hint: it reads and writes nothing, and any address will do.
-#[cfg(all(target_arch = "x86_64", not(uringlog_loom)))]
+#[cfg(all(target_arch = "x86_64", not(miri), not(uringlog_loom)))]
 #[inline]
 fn prefetch_for_write(line: *const u8) {
     // PREFETCHW; the intrinsic becomes one for reading where the target does not say that there is it. Old

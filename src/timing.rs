@@ -23,7 +23,8 @@ pub struct BatchTiming {
     pub bytes: usize,
     /// When its header was made; records published later are in a later batch.
     pub sealed: Instant,
-    /// When it was handed to the disk.
+    /// When it had been handed to the disk: with io_uring after the system call that submits it, without it before the
+    /// calls that write it.
     pub submitted: Instant,
     /// When it was acknowledged: after the sync, or after the write in a log that acknowledges
     /// written records.

@@ -609,6 +609,10 @@ impl Writer {
         let has_seen_all = self.drain.has_seen_all(&shared.numbers);
         if has_seen_all {
             self.unseen_looks = 0;
+        } else if self.drain.anything_new(&shared.rings) {
+            // Published since the last look.
+            self.unseen_looks = 0;
+            return;
         } else if self.unseen_looks < UNSEEN_LOOKS_MAX {
             // Its producer is two stores away from publishing it.
             self.unseen_looks += 1;

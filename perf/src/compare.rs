@@ -177,10 +177,15 @@ fn better(name: &str) -> Option<Better> {
 
 impl Comparison {
     /// The rows that are more than `times` worse in B, and would count: percentiles beyond p99 are left
-    /// out, for they rest on few samples.
+    /// out, for they rest on few samples, and what is not the log's: the disk, the references, the load.
     pub fn worse_than(&self, times: f64) -> Vec<&Row> {
         const FEW: [&str; 3] = [".p999", ".p9999", ".max"];
-        let counts = |row: &&Row| !FEW.iter().any(|end| row.name.ends_with(end));
+        const NOT_OURS: [&str; 5] =
+            ["bare_", "raw_", "contenders.bare", "contenders.plain", "lateness_us"];
+        let counts = |row: &&Row| {
+            !FEW.iter().any(|end| row.name.ends_with(end))
+                && !NOT_OURS.iter().any(|start| row.name.starts_with(start))
+        };
         self.rows.iter().filter(counts).filter(|row| row.worse() > times).collect()
     }
 

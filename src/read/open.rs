@@ -149,22 +149,26 @@ impl Reader {
         from: From,
     ) -> Result<Reader, ReadError> {
         let mut view = View::new(store, watermark)?;
-        let start = view.unless_moved(|view| view.start(from))?;
-        let mut reader = Reader {
-            view,
-            position: start.position,
-            durable: start.durable,
-            cursor: None,
-            batch: None,
-            next: None,
-            next_of: 0,
-            checked_bytes: u64::MAX,
-            failed: false,
-        };
-        if let Some(wall_ns) = start.older_than_ns {
-            reader.skip_older(wall_ns)?;
+        loop {
+            let start = view.unless_moved(|view| view.start(from))?;
+            let mut reader = Reader {
+                view,
+                position: start.position,
+                durable: start.durable,
+                cursor: None,
+                batch: None,
+                next: None,
+                next_of: 0,
+                checked_bytes: u64::MAX,
+                failed: false,
+            };
+            let Some(wall_ns) = start.older_than_ns else { return Ok(reader) };
+            match reader.skip_older(wall_ns) {
+                // What stood in front was trimmed meanwhile.
+                Err(ReadError::Trimmed { .. }) => view = reader.view,
+                skipped => return skipped.map(|()| reader),
+            }
         }
-        Ok(reader)
     }
 
     /// Steps over the records from before that time.

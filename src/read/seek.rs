@@ -59,7 +59,7 @@ impl View {
         let end = durable + 1;
         let epoch = self.bisect(&bounds, |first| first.wall_ns.map(|wall| wall < wall_ns))?;
         let Some(place) = self.place(epoch, &bounds)? else {
-            return Ok(Found::Somewhere(bounds.first_lsn));
+            return Ok(Found::At(bounds.first_lsn));
         };
         let entries = self.entries(&place);
         let mut cursor = self.start_at(

@@ -179,7 +179,8 @@ impl Model {
                 |may_be: &Option<u64>| may_be.is_some_and(|may_be| may_be.min(last + 1) == at);
             // A write that went elsewhere leaves an older position, which is the further one where the cursor
             // was set back.
-            let furthest = self.cursors_furthest.get(&cursor.name).copied().unwrap_or(u64::MAX);
+            let ever = self.cursors_furthest.get(&cursor.name).copied().unwrap_or(0);
+            let furthest = may_be.iter().flatten().copied().fold(ever, u64::max).min(last + 1);
             let fits = may_be.iter().any(fits) || rotten && at <= furthest;
             assert!(fits, "cursor {} at {at}: {may_be:?}", cursor.name);
         }

@@ -57,7 +57,7 @@ impl Life<'_> {
             Err(error) => {
                 assert!(self.may_fail(), "trimming before {before}: {error}");
                 let tried = &mut self.world.model.first_tried;
-                *tried = before.max(*tried);
+                *tried = before.min(allowed).max(*tried);
             }
         }
     }
@@ -184,7 +184,10 @@ impl Life<'_> {
                     drop(cursor);
                     known.push(None);
                     match self.log.remove_cursor(name) {
-                        Ok(()) => drop(self.world.model.cursors.remove(name)),
+                        Ok(()) => {
+                            self.world.model.cursors.remove(name);
+                            self.world.model.cursors_furthest.remove(name);
+                        }
                         Err(error) => assert!(self.may_fail(), "{error}"),
                     }
                 }
