@@ -95,6 +95,10 @@ pub struct Args {
     /// throughput against latency, with --scaling the cost of an append
     #[arg(long, value_name = "DIR", conflicts_with_all = ["is_async", "rotation"])]
     pub plots: Option<PathBuf>,
+    /// Keeps so much of the log and trims the rest, so that segments are used again, as in a log that has
+    /// lived for long [default: all is kept, and every byte needs one of zeros before it]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, conflicts_with_all = ["is_async", "rotation"])]
+    pub retain: Option<u64>,
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -145,8 +149,11 @@ impl Args {
         if let Some(depth) = self.depth {
             options = options.depth(depth);
         }
-        match self.rings {
-            Some(rings) => options.rings(rings),
+        if let Some(rings) = self.rings {
+            options = options.rings(rings);
+        }
+        match self.retain {
+            Some(bytes) => options.retain_bytes(bytes),
             None => options,
         }
     }
