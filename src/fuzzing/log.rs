@@ -60,6 +60,7 @@ pub(super) fn write(source: &mut Source<'_>, store: &Arc<MemStore>) -> History {
                 drop(writer);
                 writer = reopened(store);
                 history.records.retain(|&lsn, _| lsn < writer.next_lsn);
+                history.recovered(&writer);
             }
             13 => recycle(store, &mut writer),
             _ => append(source, &mut writer, &mut history),
@@ -69,6 +70,17 @@ pub(super) fn write(source: &mut Source<'_>, store: &Arc<MemStore>) -> History {
         writer.close();
     }
     history
+}
+
+impl History {
+    /// Recovery may have put a segment in the place of others, with other records.
+    fn recovered(&mut self, writer: &TestWriter) {
+        let live = writer.header.epoch;
+        self.firsts.retain(|&epoch, _| epoch <= live);
+        if writer.header.first_lsn > 0 {
+            self.firsts.insert(live, writer.header.first_lsn);
+        }
+    }
 }
 
 fn reopened(store: &Arc<MemStore>) -> TestWriter {
@@ -109,9 +121,10 @@ fn append(source: &mut Source<'_>, writer: &mut TestWriter, history: &mut Histor
 
 fn trim(source: &mut Source<'_>, writer: &mut TestWriter, history: &mut History) {
     let live = writer.header.epoch;
-    let lowest = writer.mark.get().first_epoch;
+    let (lowest, first) = (writer.mark.get().first_epoch, writer.mark.get().first_lsn);
     let above = history.firsts.range(lowest + 1..).take_while(|(epoch, _)| **epoch <= live);
-    let may: Vec<(u64, u64)> = above.map(|(&epoch, &lsn)| (epoch, lsn)).collect();
+    let may: Vec<(u64, u64)> =
+        above.map(|(&epoch, &lsn)| (epoch, lsn)).filter(|&(_, lsn)| lsn >= first).collect();
     if may.is_empty() {
         return;
     }
