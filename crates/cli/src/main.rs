@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args),
         Command::Repair(args) => repair::run(args),
         Command::Dump(args) => dump::run(args),
-        Command::Bench(args) => bench::run(args),
+        Command::Bench(args) => bench::run(*args),
     };
     exit::code(result)
 }
@@ -83,5 +83,5 @@ enum Command {
     /// Prints what stands in a log's files, intact or not
     Dump(dump::Args),
     /// Measures this machine's disk through a log and beside it with a bare loop
-    Bench(bench::args::Args),
+    Bench(Box<bench::args::Args>),
 }
