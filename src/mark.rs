@@ -140,7 +140,7 @@ impl MarkFile {
     /// Makes both slots say `mark`, durably, where they may differ.
     pub(crate) fn settle(&mut self, store: &dyn Store, mark: Mark) -> Result<(), IoError> {
         match self.mark == mark {
-            true => self.file.write(store, &mark.encode()),
+            true => self.file.write_other(store, &mark.encode()),
             false => self.set(store, mark),
         }
     }

@@ -137,6 +137,22 @@ impl SlotFile {
         Ok(())
     }
 
+    /// Makes the slot that does not count say the same as the other, durably. Where it does, it is written
+    /// again as it stands, which takes no number; after an error either content may count.
+    pub(crate) fn write_other(&mut self, store: &dyn Store, content: &[u8]) -> Result<(), IoError> {
+        let other = SLOT_OFFSETS[(self.sequence + 1) as usize % 2];
+        let found = examine(store, &self.name, self.kind)?.into_iter().flatten();
+        let says_it = found.zip(SLOT_OFFSETS).any(|(found, offset)| {
+            offset == other
+                && matches!(found, Found::Intact(slot)
+                    if slot.content == content && slot.sequence + 1 == self.sequence)
+        });
+        match says_it {
+            true => self.put(store, self.sequence - 1, content),
+            false => self.write(store, content),
+        }
+    }
+
     fn put(&self, store: &dyn Store, sequence: u64, content: &[u8]) -> Result<(), IoError> {
         let put = || -> io::Result<()> {
             if sequence > NUMBER_MAX {
