@@ -4,14 +4,16 @@
 //! acknowledged at the log's own durability, and `synced`, up to which they survived a sync. In a
 //! [`Durable`](crate::Durability::Durable) log they are the same.
 //!
-//! A waiter makes a node, pushes it onto a lock-free stack, and looks at the watermark once more; the
-//! writer moves the watermark, and then takes the stack. One of the two sees the other (the same
-//! argument as in doorbell.rs). The writer keeps the nodes it took in heaps by number, and wakes just
-//! those that are done (waiters.rs): each sleeps on a futex of its own, or has a waker of its own.
+//! A thread that waits sleeps on a futex that it shares with those of neighbouring numbers (sleepers.rs). A
+//! task makes a node with its waker, pushes it onto a lock-free stack, and looks at the watermark once more;
+//! the writer moves the watermark, and then takes the stack. One of the two sees the other (the same argument
+//! as in doorbell.rs). The writer keeps the nodes it took in heaps by number, and wakes just those that are
+//! done (waiters.rs).
 //!
 //! The first failure latches here, and nothing moves after it.
 #![allow(unsafe_code)]
 
+use std::num::NonZero;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Instant;
@@ -21,6 +23,7 @@ use crossbeam_utils::CachePadded;
 use crate::error::{Poison, WaitError};
 use crate::options::Idle;
 use crate::probes::stage;
+use crate::sleepers::Sleepers;
 use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 use crate::waiters::Node;
 
@@ -36,7 +39,10 @@ pub(crate) enum Level {
 /// Waiters are taken for a crowd when one batch wakes so many of them for each core. Then the cores are
 /// busy with putting threads to sleep and waking them, and a waiter that lets the others run finds its record
 /// done when its turn comes.
-const CROWD_PER_CORE: u32 = 6;
+const CROWD_PER_CORE: usize = 6;
+/// The same where they wait for a large batch: the next one is copied and checksummed between their waking up and
+/// the disk, so that it counts more how soon they are back, and what the yields cost is spread over more bytes.
+const CROWD_PER_CORE_IN_STREAM: usize = 3;
 /// How often a waiter in a crowd yields before it sleeps: where the cores are not busy after all, it gives up
 /// after some microseconds.
 const CROWD_YIELDS: u32 = 32;
@@ -47,14 +53,17 @@ const ENDED: u32 = 1;
 pub(crate) struct Commit {
     acked: CachePadded<AtomicU64>,
     synced: CachePadded<AtomicU64>,
-    /// Nodes that the writer has not taken yet: a stack linked through `Node::next`.
+    acked_sleepers: Sleepers,
+    synced_sleepers: Sleepers,
+    /// Nodes of tasks that the writer has not taken yet: a stack linked through `Node::next`.
     incoming: CachePadded<AtomicPtr<Node>>,
     /// `ENDED` once neither watermark will move any more.
     state: AtomicU32,
     poison: OnceLock<Poison>,
-    /// How many waiters the last batch had; written by the writer, a hint.
-    crowd: AtomicU32,
-    crowd_min: u32,
+    /// Whether the last batch had a crowd of waiters: 1 or 0, written by the writer, a hint.
+    crowded: AtomicU32,
+    cores: usize,
+    yields_in_crowd: bool,
 }
 
 impl Commit {
@@ -62,13 +71,21 @@ impl Commit {
         Commit {
             acked: CachePadded::new(AtomicU64::new(durable)),
             synced: CachePadded::new(AtomicU64::new(durable)),
+            acked_sleepers: Sleepers::new(),
+            synced_sleepers: Sleepers::new(),
             incoming: CachePadded::new(AtomicPtr::new(core::ptr::null_mut())),
             state: AtomicU32::new(OPEN),
             poison: OnceLock::new(),
-            crowd: AtomicU32::new(0),
-            crowd_min: CROWD_PER_CORE
-                * thread::available_parallelism().map_or(1, |n| n.get() as u32),
+            crowded: AtomicU32::new(0),
+            cores: thread::available_parallelism().map_or(1, NonZero::get),
+            yields_in_crowd: true,
         }
+    }
+
+    /// Whether waiters in a crowd yield before they sleep.
+    pub(crate) fn with_yields_in_crowd(mut self, yields: bool) -> Self {
+        self.yields_in_crowd = yields;
+        self
     }
 
     /// The watermark of a level.
@@ -161,14 +178,11 @@ impl Commit {
         deadline: Option<Instant>,
         settled: impl Fn() -> Option<Result<(), WaitError>>,
     ) -> Result<(), WaitError> {
-        let (mut node, is_new) = Node::for_this_thread(self, lsn, level);
-        if is_new {
-            self.push(node.clone());
-        }
         // A yield may last as long as others run: who has a deadline sleeps.
         if deadline.is_none() && self.is_crowded() {
+            self.sleepers(level).count_in(lsn);
             for _ in 0..CROWD_YIELDS {
-                if node.is_done() || settled().is_some() {
+                if settled().is_some() {
                     break;
                 }
                 thread::yield_now();
@@ -177,35 +191,33 @@ impl Commit {
         loop {
             if let Some(outcome) = settled() {
                 stage!(resume, lsn);
-                node.abandon();
-                Node::keep_for_this_thread(node);
                 return outcome;
-            }
-            if node.is_done() {
-                // The writer woke everyone, to look again.
-                node = Node::for_this_thread(self, lsn, level).0;
-                self.push(node.clone());
-                continue;
             }
             let timeout = match deadline {
                 None => None,
                 Some(at) => {
                     let left = at.saturating_duration_since(Instant::now());
                     if left.is_zero() {
-                        node.abandon();
-                        Node::keep_for_this_thread(node);
                         return Err(WaitError::TimedOut);
                     }
                     Some(left)
                 }
             };
-            node.park(timeout);
+            self.sleepers(level).sleep(lsn, timeout, || settled().is_some());
+        }
+    }
+
+    /// The threads that wait for a watermark.
+    pub(crate) fn sleepers(&self, level: Level) -> &Sleepers {
+        match level {
+            Level::Acked => &self.acked_sleepers,
+            Level::Synced => &self.synced_sleepers,
         }
     }
 
     fn is_crowded(&self) -> bool {
         // A model's threads have nothing to gain.
-        !cfg!(uringlog_loom) && self.crowd.load(Ordering::Relaxed) >= self.crowd_min
+        !cfg!(uringlog_loom) && self.crowded.load(Ordering::Relaxed) == 1
     }
 
     /// Hands a node to the writer. The caller looks at the outcome afterwards, before it sleeps.
@@ -227,19 +239,21 @@ impl Commit {
                 Err(now) => head = now,
             }
         }
-        // Partner: the fence in `take_incoming`. Orders the push before the caller's look at the
+        // Partner: the fences of `Waiters`. Orders the push before the caller's look at the
         // watermark.
         fence(Ordering::SeqCst);
     }
 
     // ---- the writer ----
 
-    /// Says how many waiters a batch had.
-    pub(crate) fn tell_crowd(&self, waiters: usize) {
-        self.crowd.store(u32::try_from(waiters).unwrap_or(u32::MAX), Ordering::Relaxed);
+    /// Says how many waiters a batch had, and whether it was a large one.
+    pub(crate) fn tell_crowd(&self, waiters: usize, in_stream: bool) {
+        let per_core = if in_stream { CROWD_PER_CORE_IN_STREAM } else { CROWD_PER_CORE };
+        let is_crowd = self.yields_in_crowd && waiters >= per_core * self.cores;
+        self.crowded.store(is_crowd.into(), Ordering::Relaxed);
     }
 
-    /// Moves a watermark. Wake the waiters afterwards, by [`Waiters::take_done`].
+    /// Moves a watermark. Wake the waiters afterwards, by `Waiters`.
     pub(crate) fn advance(&self, level: Level, lsn: u64) {
         debug_assert!(self.watermark(level) <= lsn);
         // Release: partner is the Acquire in `watermark`: who sees the number sees the record.
@@ -267,10 +281,8 @@ impl Commit {
         self.state.store(ENDED, Ordering::Release);
     }
 
-    /// Takes all nodes pushed so far.
+    /// Takes all nodes pushed so far. [`Waiters`](crate::waiters::Waiters) fences before.
     pub(crate) fn take_incoming(&self, mut each: impl FnMut(Arc<Node>)) {
-        // Partner: the fence in `push`. Orders the watermark's store before the look at the stack.
-        fence(Ordering::SeqCst);
         if self.incoming.load(Ordering::Relaxed).is_null() {
             return;
         }
@@ -288,5 +300,25 @@ impl Commit {
 impl Drop for Commit {
     fn drop(&mut self) {
         self.take_incoming(drop);
+    }
+}
+
+#[cfg(all(test, not(uringlog_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_crowd_is_depends_on_cores_and_bytes() {
+        let mut commit = Commit::new(0);
+        commit.cores = 2;
+        for (waiters, in_stream, crowded) in
+            [(11, false, false), (12, false, true), (5, true, false), (6, true, true)]
+        {
+            commit.tell_crowd(waiters, in_stream);
+            assert_eq!(commit.is_crowded(), crowded, "{waiters}, {in_stream}");
+        }
+        let commit = Commit::new(0).with_yields_in_crowd(false);
+        commit.tell_crowd(1_000_000, true);
+        assert!(!commit.is_crowded());
     }
 }

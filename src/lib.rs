@@ -110,6 +110,7 @@ mod segment;
 mod shared;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod sleepers;
 mod slots;
 mod space;
 mod spares;

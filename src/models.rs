@@ -20,6 +20,7 @@ use crate::doorbell::Doorbell;
 use crate::numbers::{Numbers, Shut};
 use crate::options::Idle;
 use crate::ring::{Meta, Ring, SlotState, UNIT_BYTES};
+use crate::sleepers::SPAN;
 use crate::waiters::Waiters;
 
 fn model(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
@@ -214,6 +215,31 @@ fn a_waiter_is_never_left_behind() {
     });
 }
 
+/// Two threads wait for numbers that share a bit, and one of them is done first. Legal: each returns when its own
+/// number is done. Illegal, and found as a deadlock: the wake-up for the one takes the other's bit away, which
+/// then sleeps for ever.
+#[test]
+fn who_shares_a_bit_is_not_left_behind() {
+    model(2, || {
+        let commit = Arc::new(Commit::new(0));
+        let waiter = |lsn| {
+            let commit = commit.clone();
+            thread::spawn(move || {
+                commit.wait(lsn, Level::Acked, None, Idle::Park, || None).unwrap();
+                assert!(commit.watermark(Level::Acked) >= lsn);
+            })
+        };
+        let waiters = [1, 1 + SPAN].map(waiter);
+        let mut writer = Waiters::default();
+        for lsn in [1, 1 + SPAN] {
+            commit.advance(Level::Acked, lsn);
+            writer.take_done(&commit);
+            writer.wake_done(&commit);
+        }
+        waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
+    });
+}
+
 /// A thread waits for a number when the log ends: legal is Ok for what is done, an error for the rest, for a waiter
 /// before and after it.
 #[test]
@@ -228,15 +254,13 @@ fn the_end_reaches_everyone() {
             })
         };
         commit.end(None);
-        let mut done = Vec::new();
-        Waiters::default().take_all(&commit, &mut done);
-        done.iter().for_each(|node| node.wake());
+        Waiters::default().wake_all(&commit);
         waiter.join().unwrap();
     });
 }
 
 fn wake_done(commit: &Commit) {
-    let mut done = Vec::new();
-    Waiters::default().take_done(commit, &mut done);
-    done.iter().for_each(|node| node.wake());
+    let mut waiters = Waiters::default();
+    waiters.take_done(commit);
+    waiters.wake_done(commit);
 }

@@ -261,7 +261,7 @@ impl Shared {
         Shared {
             rings: parts.rings,
             numbers: Numbers::new(parts.next_lsn),
-            commit: Commit::new(parts.next_lsn - 1),
+            commit: Commit::new(parts.next_lsn - 1).with_yields_in_crowd(options.yields_in_crowd),
             bell: Doorbell::new(),
             counters: Counters::default(),
             timings: Timings::new(),

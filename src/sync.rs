@@ -5,6 +5,7 @@
 mod imp {
     pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 
+    use std::num::NonZeroU32;
     use std::time::Duration;
 
     /// A 32-bit word that threads sleep on.
@@ -38,6 +39,28 @@ mod imp {
             // Waking can only fail for a bad address, and this one is borrowed.
             let _woken = futex::wake(&self.0, futex::Flags::PRIVATE, count);
         }
+
+        /// As [`wait`](Self::wait), until a [`wake_for`](Self::wake_for) of a bit in `bits`.
+        pub(crate) fn wait_for(&self, bits: NonZeroU32, expected: u32, timeout: Option<Duration>) {
+            use rustix::thread::futex;
+            let until = timeout.map(end_of);
+            let _looked_at_again =
+                futex::wait_bitset(&self.0, futex::Flags::PRIVATE, expected, until.as_ref(), bits);
+        }
+
+        /// Wakes up to `count` of those who wait for a bit in `bits`.
+        pub(crate) fn wake_for(&self, bits: NonZeroU32, count: u32) {
+            use rustix::thread::futex;
+            let _woken = futex::wake_bitset(&self.0, futex::Flags::PRIVATE, count, bits);
+        }
+    }
+
+    /// When a timeout that starts now is over, as the futex understands it.
+    fn end_of(timeout: Duration) -> rustix::time::Timespec {
+        use rustix::time::{ClockId, Timespec, clock_gettime};
+        const NEVER: Timespec = Timespec { tv_sec: i64::MAX, tv_nsec: 0 };
+        let length = Timespec::try_from(timeout).unwrap_or(NEVER);
+        clock_gettime(ClockId::Monotonic).checked_add(length).unwrap_or(NEVER)
     }
 
     /// See the other one.
@@ -55,6 +78,7 @@ mod imp {
     pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
     pub(crate) use loom::thread::yield_now;
 
+    use std::num::NonZeroU32;
     use std::time::Duration;
 
     use loom::sync::Condvar;
@@ -98,6 +122,21 @@ mod imp {
             } else {
                 self.changed.notify_all();
             }
+        }
+
+        pub(crate) fn wait_for(&self, _: NonZeroU32, expected: u32, timeout: Option<Duration>) {
+            self.wait(expected, timeout);
+        }
+
+        /// Wakes all: who was not meant looks again.
+        pub(crate) fn wake_for(&self, _: NonZeroU32, _: u32) {
+            self.wake(u32::MAX);
+        }
+    }
+
+    impl Default for Futex {
+        fn default() -> Self {
+            Futex::new(0)
         }
     }
 }

@@ -1,9 +1,8 @@
-//! Those who wait for a number: one node each, woken one by one.
+//! Who is to be woken: threads by ranges of numbers (sleepers.rs), tasks by a node each.
 //!
-//! The protocol between a node and the watermarks is told in commit.rs. A node outlives its waiter:
+//! The protocol between a node and the watermarks is told in commit.rs. A node outlives its task's wait:
 //! one that gave up is marked abandoned, and the writer lets go of it in its own time.
 
-use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,40 +12,85 @@ use std::task::{Context, Poll, Waker};
 use crate::commit::{Commit, Level};
 use crate::error::WaitError;
 use crate::probes::stage;
-use crate::sync::{AtomicPtr, Futex, Mutex, MutexGuard, Ordering};
+use crate::sleepers::Sleepers;
+use crate::sync::{AtomicPtr, AtomicU32, Mutex, MutexGuard, Ordering, fence};
 
-/// The writer's side: nodes taken from the stack, by number.
+/// The writer's side.
 #[derive(Default)]
 pub(crate) struct Waiters {
+    /// Nodes taken from the stack, by number.
     acked: BinaryHeap<Reverse<ByLsn>>,
     synced: BinaryHeap<Reverse<ByLsn>>,
     /// Nodes at which abandoned ones are thrown out.
     purge_at: usize,
+    /// Nodes that are done, to be woken from the last to the first.
+    done: Vec<Arc<Node>>,
+    acked_threads: Threads,
+    synced_threads: Threads,
+}
+
+/// The threads that wait for one watermark: those for numbers up to `woken` were woken, those up to `done` are to be.
+#[derive(Default)]
+struct Threads {
+    woken: u64,
+    done: u64,
+}
+
+impl Threads {
+    fn look(&mut self, sleepers: &Sleepers, watermark: u64) {
+        self.done = watermark;
+        if self.woken < watermark && !sleepers.any(self.woken, watermark) {
+            self.woken = watermark;
+        }
+    }
+
+    fn any(&self) -> bool {
+        self.woken < self.done
+    }
+
+    fn wake_one(&self, sleepers: &Sleepers) {
+        if self.any() {
+            sleepers.wake_one(self.woken, self.done);
+        }
+    }
+
+    fn wake(&mut self, sleepers: &Sleepers) -> u32 {
+        let waited = if self.any() { sleepers.wake(self.woken, self.done) } else { 0 };
+        self.woken = self.done;
+        waited
+    }
+
+    /// Wakes everyone; the watermark may have moved either way.
+    fn wake_all(&mut self, sleepers: &Sleepers, watermark: u64) {
+        sleepers.wake_all();
+        (self.woken, self.done) = (watermark, watermark);
+    }
 }
 
 impl Waiters {
-    /// Moves every node whose number its watermark has reached into `done`.
-    pub(crate) fn take_done(&mut self, commit: &Commit, done: &mut Vec<Arc<Node>>) {
+    /// Looks who is done, now that a watermark has moved; [`wake_done`](Self::wake_done) wakes them.
+    pub(crate) fn take_done(&mut self, commit: &Commit) {
+        let (acked, synced) = (commit.watermark(Level::Acked), commit.watermark(Level::Synced));
+        // Partner: the fences in `Sleepers::sleep` and `Commit::push`. Orders the watermarks' stores before the
+        // looks at who waits: whoever comes later sees the watermarks.
+        fence(Ordering::SeqCst);
+        self.acked_threads.look(commit.sleepers(Level::Acked), acked);
+        self.synced_threads.look(commit.sleepers(Level::Synced), synced);
         commit.take_incoming(|node| match node.level {
             Level::Acked => self.acked.push(Reverse(ByLsn(node))),
             Level::Synced => self.synced.push(Reverse(ByLsn(node))),
         });
-        // The last in is woken first: one of those who follow, then those who appended, then the others
-        // who follow. One wake-up is all that followers cost producers, and a lone follower is as early
-        // as they are: behind them it would wait for a core (`benches/follow.rs`).
-        let synced = commit.watermark(Level::Synced);
         let first = Self::pop_done(&mut self.synced, synced);
         while let Some(node) = Self::pop_done(&mut self.synced, synced) {
-            done.push(node);
+            self.done.push(node);
         }
-        let acked = commit.watermark(Level::Acked);
         while let Some(node) = Self::pop_done(&mut self.acked, acked) {
-            done.push(node);
+            self.done.push(node);
         }
-        done.extend(first);
+        self.done.extend(first);
         if self.acked.len() + self.synced.len() > self.purge_at {
             for heap in [&mut self.acked, &mut self.synced] {
-                heap.retain(|Reverse(ByLsn(node))| !node.use_up());
+                heap.retain(|Reverse(ByLsn(node))| !node.is_abandoned());
             }
             self.purge_at = (2 * (self.acked.len() + self.synced.len())).max(1024);
         }
@@ -59,29 +103,56 @@ impl Waiters {
         heap.pop().map(|Reverse(ByLsn(node))| node)
     }
 
-    /// Moves every node into `done`: the log has ended.
-    pub(crate) fn take_all(&mut self, commit: &Commit, done: &mut Vec<Arc<Node>>) {
-        commit.take_incoming(|node| done.push(node));
+    /// Whether there is anybody to be woken.
+    pub(crate) fn any_done(&self) -> bool {
+        !self.done.is_empty() || self.acked_threads.any() || self.synced_threads.any()
+    }
+
+    /// Wakes who is done, and returns for how many numbers somebody waited.
+    pub(crate) fn wake_done(&mut self, commit: &Commit) -> usize {
+        // One of those who follow comes first, then those who appended, then the others who follow. One
+        // wake-up is all that followers cost producers, and a lone follower is as early as they are: behind
+        // them it would wait for a core (`benches/follow.rs`).
+        self.synced_threads.wake_one(commit.sleepers(Level::Synced));
+        let tasks = self.done.len();
+        if let Some(node) = self.done.pop() {
+            node.wake();
+        }
+        let appended = self.acked_threads.wake(commit.sleepers(Level::Acked));
+        while let Some(node) = self.done.pop() {
+            node.wake();
+        }
+        let followed = self.synced_threads.wake(commit.sleepers(Level::Synced));
+        tasks + appended as usize + followed as usize
+    }
+
+    /// Wakes everyone, to look again: the log has ended, or was cut.
+    pub(crate) fn wake_all(&mut self, commit: &Commit) {
+        // As in `take_done`: orders the change before the looks.
+        fence(Ordering::SeqCst);
+        self.acked_threads.wake_all(commit.sleepers(Level::Acked), commit.watermark(Level::Acked));
+        self.synced_threads
+            .wake_all(commit.sleepers(Level::Synced), commit.watermark(Level::Synced));
+        commit.take_incoming(|node| self.done.push(node));
         for heap in [&mut self.acked, &mut self.synced] {
-            done.extend(heap.drain().map(|Reverse(ByLsn(node))| node));
+            self.done.extend(heap.drain().map(|Reverse(ByLsn(node))| node));
+        }
+        while let Some(node) = self.done.pop() {
+            node.wake();
         }
     }
 }
 
 const WAITING: u32 = 0;
-const PARKED: u32 = 1;
-const DONE: u32 = 2;
-const ABANDONED: u32 = 3;
+const DONE: u32 = 1;
+const ABANDONED: u32 = 2;
 
-/// One waiter.
+/// One task that waits.
 pub(crate) struct Node {
-    /// Address of the `Commit` that a blocked thread waits at; only compared.
-    owner: usize,
     lsn: u64,
     level: Level,
-    state: Futex,
-    /// Where a task waits instead of a thread. Locked for some instructions by the task's poll and
-    /// by the writer's wake.
+    state: AtomicU32,
+    /// Locked for some instructions by the task's poll and by the writer's wake.
     waker: Mutex<Option<Waker>>,
     /// The next node on the stack of those that the writer has not taken yet.
     pub(crate) next: AtomicPtr<Node>,
@@ -90,80 +161,29 @@ pub(crate) struct Node {
 impl Node {
     fn new(lsn: u64, level: Level) -> Self {
         Node {
-            owner: 0,
             lsn,
             level,
-            state: Futex::new(WAITING),
+            state: AtomicU32::new(WAITING),
             waker: Mutex::new(None),
             next: AtomicPtr::new(core::ptr::null_mut()),
         }
     }
 
-    /// A node for a blocking wait, and whether the writer still has to be told of it. It is this
-    /// thread's last node, if the writer is through with it, or holds it for the very same wait
-    /// (which timed out before): asking again and again leaves one node behind, not many.
-    pub(crate) fn for_this_thread(commit: &Commit, lsn: u64, level: Level) -> (Arc<Node>, bool) {
-        // A model's threads share one thread of the system: nothing is kept there.
-        let keeps = !cfg!(uringlog_loom);
-        let kept = LAST_NODE.try_with(|last| last.borrow_mut().take()).ok().flatten();
-        let owner = core::ptr::from_ref(commit).addr();
-        if let Some(mut node) = kept.filter(|_| keeps) {
-            if let Some(reused) = Arc::get_mut(&mut node) {
-                (reused.owner, reused.lsn, reused.level) = (owner, lsn, level);
-                reused.state.word().store(WAITING, Ordering::Relaxed);
-                return (node, true);
-            }
-            let same = (node.owner, node.lsn, node.level) == (owner, lsn, level);
-            // AcqRel: partner is the swap in `wake`; if that came first, the node is used up.
-            if same && node.rearm() {
-                return (node, false);
-            }
-        }
-        (Arc::new(Node { owner, ..Node::new(lsn, level) }), true)
-    }
-
-    fn rearm(&self) -> bool {
-        let word = self.state.word();
-        word.compare_exchange(ABANDONED, WAITING, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    }
-
-    pub(crate) fn keep_for_this_thread(node: Arc<Node>) {
-        if cfg!(uringlog_loom) {
-            return;
-        }
-        // At thread exit the store may be gone already, and with it the need to keep anything.
-        let _kept = LAST_NODE.try_with(|last| *last.borrow_mut() = Some(node));
-    }
-
-    pub(crate) fn park(&self, timeout: Option<std::time::Duration>) {
-        // AcqRel: partner is the swap in `wake`. One of the two sees the other's state.
-        let _ = self.state.word().compare_exchange(
-            WAITING,
-            PARKED,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        );
-        self.state.wait(PARKED, timeout);
-    }
-
     /// Whether the writer has woken it and let go of it.
-    pub(crate) fn is_done(&self) -> bool {
+    fn is_done(&self) -> bool {
         // Acquire: partner is the swap in `wake`.
-        self.state.word().load(Ordering::Acquire) == DONE
+        self.state.load(Ordering::Acquire) == DONE
     }
 
-    pub(crate) fn abandon(&self) {
-        self.state.word().store(ABANDONED, Ordering::Release);
+    fn abandon(&self) {
+        self.state.store(ABANDONED, Ordering::Release);
     }
 
-    /// Wakes the waiter, if it sleeps. The watermark, or the end, was made visible before.
-    pub(crate) fn wake(&self) {
+    /// Wakes the task. The watermark, or the end, was made visible before.
+    fn wake(&self) {
         stage!(wake, self.lsn);
-        // AcqRel: partner is the exchange in `park`.
-        if self.state.word().swap(DONE, Ordering::AcqRel) == PARKED {
-            self.state.wake(1);
-            return;
-        }
+        // AcqRel: partner is the Acquire in `is_done`.
+        self.state.swap(DONE, Ordering::AcqRel);
         let waker = self.lock_waker().take();
         if let Some(waker) = waker {
             // The waker is the user's code, on the writer's thread: if it panics, the panic has been
@@ -172,21 +192,14 @@ impl Node {
         }
     }
 
-    /// Whether the waiter gave up; then it cannot take the node up again.
-    fn use_up(&self) -> bool {
-        let word = self.state.word();
-        // AcqRel: partner is the exchange in `rearm`; one of the two comes first.
-        word.compare_exchange(ABANDONED, DONE, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    fn is_abandoned(&self) -> bool {
+        self.state.load(Ordering::Acquire) == ABANDONED
     }
 
     fn lock_waker(&self) -> MutexGuard<'_, Option<Waker>> {
         // A waker that panicked while it was cloned left a whole value behind.
         self.waker.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-thread_local! {
-    static LAST_NODE: RefCell<Option<Arc<Node>>> = const { RefCell::new(None) };
 }
 
 /// Orders nodes by number.

@@ -38,7 +38,7 @@ use crate::space::{Need, Space};
 use crate::status::StatusPage;
 use crate::tail::TailWindow;
 use crate::timing::RawTiming;
-use crate::waiters::{Node, Waiters};
+use crate::waiters::Waiters;
 
 /// Payload bytes of a batch from which on the producers are taken for a stream: it is drained every
 /// so often while the disk works, so that the next batch is full when the disk is free.
@@ -88,7 +88,6 @@ pub(crate) struct Writer {
     /// The last batches in memory, for followers.
     tail: TailWindow,
     waiters: Waiters,
-    to_wake: Vec<Arc<Node>>,
     tuning: Tuning,
     linger: Linger,
     /// The largest number that a batch on disk vouches for.
@@ -185,7 +184,6 @@ impl Writer {
             submitted_bytes: 0,
             tail: TailWindow::new(shared.tail.clone(), options.tail_bytes),
             waiters: Waiters::default(),
-            to_wake: Vec::new(),
             tuning: Tuning {
                 durability: options.durability,
                 idle: options.writer_idle,
@@ -259,7 +257,7 @@ impl Writer {
             return Next::End;
         }
         self.gather();
-        if !self.to_wake.is_empty() {
+        if self.waiters.any_done() {
             // If as much is pending as the last batch held, the disk comes first: nobody who is
             // about to be woken belongs into this batch.
             if self.pending_like_last() {
@@ -306,7 +304,7 @@ impl Writer {
         }
         if self.flight.len() != before {
             self.shared.show_status();
-            self.waiters.take_done(&self.shared.commit, &mut self.to_wake);
+            self.waiters.take_done(&self.shared.commit);
             self.space.hand_over(&self.shared);
             self.idle_since_ns = self.shared.clock.now_ns();
         }
@@ -383,11 +381,9 @@ impl Writer {
     }
 
     fn wake_done(&mut self) {
-        let woken = self.to_wake.len();
-        while let Some(node) = self.to_wake.pop() {
-            node.wake();
-        }
-        self.shared.commit.tell_crowd(woken);
+        let woken = self.waiters.wake_done(&self.shared.commit);
+        let in_stream = self.linger.last_bytes >= STREAM_BYTES as u64;
+        self.shared.commit.tell_crowd(woken, in_stream);
         let shared_batch = self.linger.last_appends > 1 && woken > 1;
         if shared_batch && self.tuning.linger_max_ns > 0 && !self.batch_full {
             // The more appends shared the last batch, the sooner their producers are back, one
@@ -670,10 +666,7 @@ impl Writer {
         self.shared.rings.wake_all();
         self.space.end();
         self.drain.abandon(&self.shared.rings);
-        self.waiters.take_all(&self.shared.commit, &mut self.to_wake);
-        while let Some(node) = self.to_wake.pop() {
-            node.wake();
-        }
+        self.waiters.wake_all(&self.shared.commit);
         if let Some(status) = &self.shared.status {
             let durable = self.shared.commit.watermark(Level::Synced);
             status.end(reason == Shut::Poisoned, durable, &self.shared.extent);

@@ -171,6 +171,18 @@ pub struct Series {
     pub intervals: Vec<Interval>,
 }
 
+impl Series {
+    /// What a quantile of a stretch was, in nanoseconds, in half of the stretches that have any latency: what the disk
+    /// does once in a while, for tens of milliseconds, does not move it.
+    pub fn median_quantile_ns(&self, quantile: f64) -> f64 {
+        let full = self.intervals.iter().filter(|interval| interval.latencies.count() > 0);
+        let mut values: Vec<f64> =
+            full.map(|interval| interval.latencies.quantile_ns(quantile)).collect();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied().unwrap_or(0.0)
+    }
+}
+
 /// Writes an interval log (`.hlog`) of several series, each interval tagged with its series' name, in
 /// nanoseconds. `started` is when the run was.
 pub fn write_hlog(
@@ -278,6 +290,22 @@ mod tests {
         assert!((nines - 3.0).abs() < 1e-9 && (ns / 999e3 - 1.0).abs() < 0.01, "{nines} {ns}");
         assert!(curve.windows(2).all(|pair| pair[0] <= pair[1]));
         assert!(Latencies::new().curve().is_empty());
+    }
+
+    #[test]
+    fn one_stall_does_not_move_the_median_of_the_turns() {
+        let interval = |longest| Interval {
+            start: Duration::ZERO,
+            length: Duration::from_secs(1),
+            latencies: of((1..=999).chain([longest])),
+        };
+        let series = |longest: [u64; 3]| Series { intervals: longest.map(interval).into() };
+        let median = series([1000, 50_000, 1000]).median_quantile_ns(1.0);
+        assert!((median / 1e6 - 1.0).abs() < 0.02, "{median}");
+        let empty = Interval { latencies: Latencies::new(), ..interval(1) };
+        let mostly_empty = Series { intervals: vec![empty.clone(), interval(1000), empty] };
+        assert!(mostly_empty.median_quantile_ns(1.0) > 0.9e6);
+        assert_eq!(Series::default().median_quantile_ns(0.5), 0.0);
     }
 
     #[test]

@@ -172,6 +172,7 @@ impl Waited {
             "p50": ratio(log, bare, 0.5),
             "p99": ratio(log, bare, 0.99),
             "p999": ratio(log, bare, 0.999),
+            "p999_of_turns": turns_ratio(log, bare, 0.999),
             "appends_per_bare_commit": round3(self.per_bare_commit()),
         });
         if let Some(plain) = &self.plain {
@@ -184,7 +185,11 @@ impl Waited {
             extend(&mut ratio, more);
         }
         if let Some(beside) = &self.beside {
-            extend(&mut ratio, json!({ "beside_p999": self::ratio(log, beside, 0.999) }));
+            let more = json!({
+                "beside_p999": self::ratio(log, beside, 0.999),
+                "beside_p999_of_turns": turns_ratio(log, beside, 0.999),
+            });
+            extend(&mut ratio, more);
         }
         let contenders: Vec<Value> = self.contenders().into_iter().map(measured_json).collect();
         let rest = json!({
@@ -217,4 +222,9 @@ impl Waited {
 
 fn ratio(a: &Measured, b: &Measured, quantile: f64) -> f64 {
     round3(a.latencies.quantile_ns(quantile) / b.latencies.quantile_ns(quantile).max(1.0))
+}
+
+/// Of the median over the turns of what the quantile was in each.
+fn turns_ratio(a: &Measured, b: &Measured, quantile: f64) -> f64 {
+    round3(a.series.median_quantile_ns(quantile) / b.series.median_quantile_ns(quantile).max(1.0))
 }

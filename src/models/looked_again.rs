@@ -47,9 +47,7 @@ fn what_was_done_before_the_end_is_ok() {
         };
         commit.advance(Level::Acked, 1);
         commit.end(None);
-        let mut done = Vec::new();
-        Waiters::default().take_all(&commit, &mut done);
-        done.iter().for_each(|node| node.wake());
+        Waiters::default().wake_all(&commit);
         assert!(waiter.join().unwrap().is_ok());
     });
 }

@@ -81,9 +81,7 @@ fn the_end_reaches_a_task() {
             thread::spawn(move || assert!(!run(&commit, 1, 1)))
         };
         commit.end(None);
-        let mut done = Vec::new();
-        Waiters::default().take_all(&commit, &mut done);
-        done.iter().for_each(|node| node.wake());
+        Waiters::default().wake_all(&commit);
         waiter.join().unwrap();
     });
 }

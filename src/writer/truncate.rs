@@ -126,10 +126,7 @@ impl Writer {
         self.tail.clear();
         self.shared.show_status();
         // Those who wait for a number not given out sleep again.
-        self.waiters.take_all(&self.shared.commit, &mut self.to_wake);
-        while let Some(node) = self.to_wake.pop() {
-            node.wake();
-        }
+        self.waiters.wake_all(&self.shared.commit);
         self.wake_readers();
     }
 

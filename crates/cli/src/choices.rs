@@ -98,8 +98,10 @@ impl From<BackendArg> for BackendChoice {
 /// See [`Idle`].
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IdleArg {
-    /// Sleep: no CPU while nothing happens
+    /// Sleep: no CPU while nothing happens; producers in a crowd yield first
     Park,
+    /// Sleep, in a crowd too
+    Sleep,
     /// Burn a core
     Spin,
     /// Give the core away again and again
@@ -111,6 +113,7 @@ impl IdleArg {
     pub fn name(self) -> &'static str {
         match self {
             IdleArg::Park => "park",
+            IdleArg::Sleep => "sleep",
             IdleArg::Spin => "spin",
             IdleArg::Yield => "yield",
         }
@@ -120,7 +123,7 @@ impl IdleArg {
 impl From<IdleArg> for Idle {
     fn from(arg: IdleArg) -> Self {
         match arg {
-            IdleArg::Park => Idle::Park,
+            IdleArg::Park | IdleArg::Sleep => Idle::Park,
             IdleArg::Spin => Idle::Spin,
             IdleArg::Yield => Idle::Yield,
         }

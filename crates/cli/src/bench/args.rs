@@ -145,7 +145,9 @@ impl Args {
     /// The options to open the measured log with.
     pub fn options(&self) -> Options {
         let idle = self.idle.into();
-        let mut options = self.log.options().writer_idle(idle).waiter_idle(idle);
+        let in_crowd = self.idle != IdleArg::Sleep;
+        let options = self.log.options().writer_idle(idle).waiter_idle(idle);
+        let mut options = options.yields_in_crowd(in_crowd);
         if let Some(depth) = self.depth {
             options = options.depth(depth);
         }

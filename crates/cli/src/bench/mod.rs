@@ -113,7 +113,7 @@ impl Runner<'_> {
     /// Whether the mutex + `Vec` + writer thread log is measured too: a writer of ours that never sleeps
     /// would take a core in its turns.
     fn has_plain(&self) -> bool {
-        self.args.idle == IdleArg::Park
+        matches!(self.args.idle, IdleArg::Park | IdleArg::Sleep)
     }
 
     fn request(&self, producers: usize, time: Duration) -> Waiting {

@@ -128,6 +128,17 @@ pub fn table(results: &[Waited]) -> String {
     table.gap("the worst of the same: p99.99 / longest, us");
     table.row("  log", results, |r| worst_us(&r.log.latencies));
     table.row("  bare loop", results, |r| worst_us(&r.bare.latencies));
+    let of_turns =
+        |measured: &Measured| format!("{:.0}", measured.series.median_quantile_ns(0.999) / 1e3);
+    table.gap(
+        "p99.9 of half of the turns was no more than this, us: without the disk's rare stalls",
+    );
+    table.row("  log", results, |r| of_turns(&r.log));
+    table.row("  bare loop", results, |r| of_turns(&r.bare));
+    if let [beside, ..] = &*with_beside {
+        let name = format!("  log, {} producers", beside.producers);
+        table.row(&name, &with_beside, |beside| of_turns(beside));
+    }
     table.gap("the machine's hiccups: a sleeper is late, p50 / p99 / longest, us");
     table.row("  in a quiet moment before", results, |r| hiccups_us(&r.jitter_quiet));
     table.row("  during the log's turns", results, |r| hiccups_us(&r.jitter));
