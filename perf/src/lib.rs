@@ -61,6 +61,7 @@ mod scratch;
 mod stages;
 pub mod sweep;
 mod target;
+mod threads;
 pub mod waiting;
 
 pub use bare::Bare;

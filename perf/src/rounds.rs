@@ -14,6 +14,7 @@ use crate::jitter::Jitter;
 use crate::latencies::{Interval, Latencies, Series, round3};
 use crate::schedule::{Schedule, sleep_precisely, wait_until};
 use crate::stages::Stages;
+use crate::threads::Threads;
 
 /// Something that records are appended to.
 pub trait Target: Sync {
@@ -207,17 +208,20 @@ pub fn run(
 ) -> Result<Vec<Measured>, Error> {
     let crews: Vec<Crew<'_>> =
         contenders.iter().map(|contender| Crew::new(contender, *plan, stop)).collect();
+    let threads = Threads::default();
     thread::scope(|scope| {
-        for crew in &crews {
-            for index in 0..crew.contender.producers {
-                scope.spawn(move || crew.producer(index));
-            }
-        }
+        let each =
+            |crew| (0..crew_size(crew)).map(move |index| move || Crew::producer(crew, index));
+        threads.start(scope, crews.iter().flat_map(each))?;
         let result = turns(&crews, plan, jitter, stop);
         crews.iter().for_each(Crew::end);
         result
     })?;
     crews.into_iter().map(Crew::finish).collect()
+}
+
+fn crew_size(crew: &Crew<'_>) -> usize {
+    crew.contender.producers
 }
 
 fn turns(
@@ -320,7 +324,11 @@ impl<'a> Crew<'a> {
         self.barrier.wait();
         // All have come back from it, and nothing of the turn is left to do.
         self.barrier.wait();
-        let (elapsed, cpu) = (start.elapsed(), cpu_now().saturating_sub(cpu_before));
+        let (mut elapsed, cpu) = (start.elapsed(), cpu_now().saturating_sub(cpu_before));
+        if self.contender.load != Load::Closed {
+            // Behind the schedule's last call comes the rest of the turn.
+            elapsed = elapsed.max(length);
+        }
         if counts {
             self.contender.target.turn_ends();
         }

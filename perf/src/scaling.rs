@@ -15,6 +15,7 @@ use crate::latencies::round3;
 use crate::rounds::{Work, pin};
 use crate::scenario::{Bench, Setting, extend};
 use crate::target::payload;
+use crate::threads::Threads;
 
 /// What was measured with one number of producers.
 #[derive(Clone, Debug)]
@@ -92,10 +93,11 @@ fn bursts(
     let start = Start { arrived: AtomicUsize::new(0), producers, ended: AtomicBool::new(false) };
     let all = Mutex::new((Vec::new(), None));
     let started = Instant::now();
+    let threads = Threads::default();
     thread::scope(|scope| {
-        for index in 0..producers {
+        let work = |index| {
             let (start, all) = (&start, &all);
-            scope.spawn(move || {
+            move || {
                 pin(index);
                 let record = payload(record_bytes);
                 let mut samples = Vec::new();
@@ -123,9 +125,10 @@ fn bursts(
                 let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
                 all.0.append(&mut samples);
                 all.1 = all.1.take().or(result.err());
-            });
-        }
-    });
+            }
+        };
+        threads.start(scope, (0..producers).map(work))
+    })?;
     match all.into_inner().unwrap_or_else(PoisonError::into_inner) {
         (_, Some(error)) => Err(error),
         (samples, None) => Ok(samples),

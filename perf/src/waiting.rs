@@ -64,6 +64,8 @@ pub struct Waited {
 
 /// Nothing runs for so long, so that the machine's own hiccups are seen.
 const QUIET: Duration = Duration::from_millis(150);
+/// Calls of an open loop's turn, at least, where its time allows that.
+const CALLS_OF_TURN_MIN: f64 = 20.0;
 /// To see how fast the bare loop is, before it is given a pace.
 const BARE_PROBE: Duration = Duration::from_millis(120);
 
@@ -101,6 +103,12 @@ pub fn measure(
     );
 
     let mut plan = Plan::of(request.work, request.time, contenders.len(), request.rounds);
+    if let (Some(calls), None) = (calls, request.rounds) {
+        // A turn's schedule starts with a call: with few of them in a turn they would be more than were asked for.
+        let in_all = calls * plan.turn.as_secs_f64() * f64::from(plan.rounds);
+        let rounds = plan.rounds.min((in_all / CALLS_OF_TURN_MIN) as u32);
+        plan = Plan::of(request.work, request.time, contenders.len(), Some(rounds));
+    }
     plan.pin = bench.pin;
     plan.warm_up = bench.warm_up.unwrap_or(plan.warm_up);
     let quiet = contenders.len();

@@ -223,21 +223,26 @@ fn a_sweep_tells_its_knee() {
 
 #[test]
 fn scaling_tells_what_producers_lose() {
-    let (_dir, run, kept) = dirs();
+    let (_dir, run_dir, kept) = dirs();
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    let too_many = format!("--producers={}", cpus + 1);
+    fails(&run(&["bench", "--scaling", &too_many]), 2, "a CPU of its own");
+    let most = cpus.min(3) as u64;
+    let producers = format!("--producers={most}");
     let args = [
         "--scaling",
-        "--producers=3",
+        &producers,
         "--duration=200ms",
         "--rings=1",
         "--plots",
         kept.to_str().unwrap(),
     ];
-    let object = bench_json(&run, &args);
+    let object = bench_json(&run_dir, &args);
     check_common(&object);
     let steps = object["steps"].as_array().unwrap();
     let producers: Vec<u64> =
         steps.iter().map(|step| step["producers"].as_u64().unwrap()).collect();
-    assert_eq!(producers, [1, 2, 3]);
+    assert!(producers.into_iter().eq(1..=most));
     assert!(steps.iter().all(|step| number(step, "append_ns") > 0.0));
     assert_eq!(number(&steps[0], "loss"), 0.0);
     assert!(kept.join("scaling.svg").is_file());
@@ -288,6 +293,21 @@ fn two_results_compare() {
     fs::write(&none, "{}").unwrap();
     fails(&run(&["bench", "compare", &none, &a]), 1, "not a result");
     fails(&run(&["bench", "compare", &a]), 2, "Usage");
+}
+
+#[test]
+fn what_cannot_be_written_is_told_before_anything_is_measured() {
+    let (_dir, run_dir, kept) = dirs();
+    let file = kept.join("file");
+    fs::create_dir_all(&kept).unwrap();
+    fs::write(&file, "").unwrap();
+    let below = file.join("x").to_str().unwrap().to_owned();
+    for option in ["--hlog", "--hgrm", "--plots"] {
+        let dir = run_dir.to_str().unwrap();
+        let output = run(&["bench", "--producers=1", option, &below, "--dir", dir]);
+        fails(&output, 1, &below);
+        assert!(output.stdout.is_empty());
+    }
 }
 
 #[test]

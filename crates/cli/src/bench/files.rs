@@ -15,6 +15,22 @@ use super::args::Args;
 use super::report::told;
 use crate::exit::Failure;
 
+/// Looks that what `args` ask for can be written, before time goes into measuring.
+pub fn check(args: &Args) -> Result<(), Failure> {
+    if let Some(dir) = &args.plots {
+        make_dir(dir)?;
+        // As the plots: whatever is there is kept until then.
+        appendable(&dir.join(".writable"))?;
+        fs::remove_file(dir.join(".writable")).ok();
+    }
+    args.hlog.iter().chain(&args.hgrm).try_for_each(|path| appendable(path))
+}
+
+fn appendable(path: &Path) -> Result<(), Failure> {
+    let opened = File::options().append(true).create(true).open(path);
+    opened.map(drop).map_err(|error| Failure::file("write", path, &error))
+}
+
 /// Writes what `args` ask for of producers that wait.
 pub fn write(args: &Args, result: &Waited) -> Result<(), Failure> {
     let contenders = result.contenders();

@@ -28,6 +28,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     if let Some(Command::Compare(args)) = &args.command {
         return compare(args);
     }
+    files::check(&args)?;
     let interrupt = Interrupt::install()
         .map_err(|error| Failure::Failed(format!("cannot watch for signals: {error}")))?;
     let stop = Stop::following(interrupt.flag());
@@ -174,10 +175,16 @@ impl Runner<'_> {
 
     /// What an append costs its caller.
     fn scaling(&self) -> Result<(), Failure> {
-        let log = self.bench.open()?;
-        let setting = Setting::of(&log, &self.bench);
         let cpus = || thread::available_parallelism().map_or(1, usize::from);
         let producers = self.args.producers.map_or_else(cpus, usize::from);
+        if producers > cpus() {
+            return Err(Failure::Usage(format!(
+                "--scaling gives each producer a CPU of its own: there are {}, not {producers}",
+                cpus()
+            )));
+        }
+        let log = self.bench.open()?;
+        let setting = Setting::of(&log, &self.bench);
         let record_bytes = self.work(SCALING_RECORD_BYTES).record_bytes;
         let result = scaling::measure(&self.bench, &log, record_bytes, producers, self.time())?;
         log.close().map_err(Error::from)?;

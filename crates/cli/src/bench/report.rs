@@ -162,6 +162,7 @@ fn heading(first: &Waited) -> String {
         batch => format!("batches of {batch} x {} B", work.record_bytes),
     };
     let pace = match rate {
+        Some(rate) if rate < 10.0 => format!("open loop, {rate} records/s offered"),
         Some(rate) => format!("open loop, {rate:.0} records/s offered"),
         None => "closed loop".to_owned(),
     };
