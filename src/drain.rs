@@ -97,7 +97,16 @@ impl Drain {
 
     /// Looks at everything new in every ring. Returns whether the next number can be emitted.
     pub(crate) fn scan(&mut self, rings: &RingSet) -> bool {
+        self.scan_upto(rings, u64::MAX)
+    }
+
+    /// As [`scan`](Self::scan), until every number up to `last` was found. What was not looked at stays with its
+    /// producer's core: it is about to write there, and would have to fetch the cache line back.
+    pub(crate) fn scan_upto(&mut self, rings: &RingSet, last: u64) -> bool {
         for (id, ring) in rings.made().enumerate() {
+            if self.found > last {
+                break;
+            }
             if id == self.cursors.len() {
                 self.cursors.push(Cursor::new(ring.capacity_units()));
             }
@@ -109,6 +118,7 @@ impl Drain {
                 *found += view.count();
                 let place = Place { ring: id, position };
                 stats.beyond_window += u64::from(window.put(next, view.lsn, place));
+                *found <= last
             });
         }
         self.window.has(self.next_lsn)
@@ -318,29 +328,31 @@ impl Cursor {
         Cursor { scanned: 0, head: 0, spans: vec![0; units as usize], unpublished: Vec::new() }
     }
 
-    fn scan(&mut self, ring: &crate::ring::Ring, mut found: impl FnMut(SlotView, u64)) {
+    /// Until `found` says that it need not go on.
+    fn scan(&mut self, ring: &crate::ring::Ring, mut found: impl FnMut(SlotView, u64) -> bool) {
         let spans = &mut self.spans;
         let mask = spans.len() as u64 - 1;
-        self.unpublished.retain(|&position| match ring.view(position) {
+        let mut goes_on = true;
+        self.unpublished.retain(|&position| match goes_on.then(|| ring.view(position)).flatten() {
             Some(view) if view.state == SlotState::Claimed => true,
             Some(view) if view.state == SlotState::Aborted => {
                 spans[(position & mask) as usize] |= 1;
                 false
             }
             Some(view) => {
-                found(view, position);
+                goes_on = found(view, position);
                 false
             }
-            // A scanned slot is current until it is given back.
+            // Not looked at any more: a scanned slot is current until it is given back.
             None => true,
         });
-        while let Some(view) = ring.view(self.scanned) {
+        while goes_on && let Some(view) = ring.view(self.scanned) {
             let span = &mut spans[(self.scanned & mask) as usize];
             *span = (view.units as u32) << 1;
             match view.state {
                 SlotState::Claimed => self.unpublished.push(self.scanned),
                 SlotState::Aborted | SlotState::Pad => *span |= 1,
-                _ => found(view, self.scanned),
+                _ => goes_on = found(view, self.scanned),
             }
             self.scanned += view.units;
         }

@@ -430,11 +430,12 @@ impl Writer {
 
     /// Drains the rings into the current batch.
     fn gather(&mut self) {
-        let rings = &self.shared.rings;
-        self.drain.scan(rings);
+        let Shared { rings, numbers, .. } = &*self.shared;
+        let last = numbers.last();
+        self.drain.scan_upto(rings, last);
         if self.drain.has_hole() {
             // The missing number may have been published in a ring looked at before.
-            self.drain.scan(rings);
+            self.drain.scan_upto(rings, last);
         }
         self.time_holds();
         self.fill();

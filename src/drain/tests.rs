@@ -120,6 +120,28 @@ fn a_hole_is_a_number_that_is_missing_below_one_that_is_there() {
 }
 
 #[test]
+fn a_scan_ends_where_all_numbers_are_found() {
+    let rings = one_ring();
+    let mut drain = Drain::new(1, 4);
+    let reserved = claim(&rings);
+    publish(claim(&rings), 1);
+    publish(claim(&rings), 2);
+    assert!(!drain.scan_upto(&rings, 0), "there is no number yet");
+    assert!(drain.scan_upto(&rings, 1));
+    assert_eq!(emitted(&mut drain, &rings), [1]);
+    assert!(drain.scan_upto(&rings, 2));
+    assert_eq!(emitted(&mut drain, &rings), [2]);
+    // What was reserved before comes last, and what was passed over is not looked for again.
+    publish(reserved, 3);
+    publish(claim(&rings), 4);
+    publish(claim(&rings), 5);
+    assert!(drain.scan_upto(&rings, 3));
+    assert_eq!(emitted(&mut drain, &rings), [3]);
+    assert!(drain.scan_upto(&rings, 5));
+    assert_eq!(emitted(&mut drain, &rings), [4, 5]);
+}
+
+#[test]
 fn numbers_beyond_the_window_come_out_in_order() {
     let rings = one_ring();
     let mut drain = Drain::new(1, 4);

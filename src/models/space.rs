@@ -15,7 +15,8 @@ fn who_waits_for_room_is_woken() {
     model(3, || {
         let parts = Parts::new(1, 1);
         let claim = parts.rings.claim(1).unwrap().1;
-        parts.rings.ring(0).unwrap().publish(claim, SlotState::Record, 1, Meta(8, 0));
+        let lsn = parts.numbers.take(1).unwrap();
+        parts.rings.ring(0).unwrap().publish(claim, SlotState::Record, lsn, Meta(8, 0));
         let producer = {
             let parts = parts.clone();
             thread::spawn(move || wait_for_room(&parts, || {}))

@@ -74,9 +74,10 @@ impl Taker {
     }
 
     pub(super) fn gather(&mut self, parts: &Parts) {
-        self.drain.scan(&parts.rings);
+        let last = parts.numbers.last();
+        self.drain.scan_upto(&parts.rings, last);
         if self.drain.has_hole() {
-            self.drain.scan(&parts.rings);
+            self.drain.scan_upto(&parts.rings, last);
         }
         let filled = self.drain.fill(&parts.rings, &mut self.batch);
         assert!(matches!(filled, Filled::All));
@@ -213,6 +214,8 @@ fn an_aborted_claim_is_stepped_over_and_its_space_comes_back() {
         let second = producer.join().unwrap();
         writer.gather(&parts);
         assert_eq!(writer.count(), 1 + usize::from(second.is_some()));
+        // As for a producer that asks for room.
+        writer.drain.scan(&parts.rings);
         writer.drain.give_back(&parts.rings);
         // Everything that was claimed is given back.
         let free = 2 - (3 + u64::from(second.is_some())).next_multiple_of(2) % 2;
