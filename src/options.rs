@@ -97,7 +97,7 @@ impl Default for Options {
             waiter_idle: Idle::Park,
             yields_in_crowd: true,
             writer_core: None,
-            linger_max: Duration::from_micros(60),
+            linger_max: Duration::from_micros(100),
             vouch_after: Duration::from_millis(5),
             backend: BackendChoice::Auto,
             method: None,
@@ -227,8 +227,9 @@ impl Options {
     }
 
     /// Longest that the writer waits, after it woke those who shared a batch, for the next one to
-    /// grow as large: 0 (never) to 10 ms, default 60 µs. It waits less the more records share a batch,
-    /// and never for a single record.
+    /// grow as large: 0 (never) to 10 ms, default 100 µs. It waits less the more records share a batch. Once in a
+    /// while, and the less often the less it brings, it waits so for those it wakes while records of others are
+    /// pending, so that producers who take turns come to share their batches; never for a producer that is alone.
     pub fn linger_max(mut self, linger: Duration) -> Self {
         self.linger_max = linger;
         self

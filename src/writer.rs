@@ -12,6 +12,7 @@
 //! - The segment for the next batch stands ready before a number for it is given out
 //!   ([`Space`](crate::space::Space)).
 
+mod linger;
 mod submit;
 #[cfg(all(test, feature = "sim", not(uringlog_loom)))]
 mod tests;
@@ -21,6 +22,8 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
+
+use linger::Linger;
 
 use crate::batch::{BatchBuilder, Large};
 use crate::commit::Level;
@@ -44,9 +47,6 @@ use crate::waiters::Waiters;
 /// so often while the disk works, so that the next batch is full when the disk is free.
 const STREAM_BYTES: usize = 64 << 10;
 const STREAM_PAUSE: Duration = Duration::from_micros(50);
-
-/// How long a batch waits at a shut gate for records that have their number.
-const GATE_LINGER_NS: u64 = 1_000_000;
 
 /// How often the writer yields to a producer that stands between its number and the publication, before it
 /// sleeps; and for how long at a time it does.
@@ -130,17 +130,6 @@ enum What {
     Batch { header: BatchHeader, appends: u64, budget: u64 },
     /// A sync that covers what was acknowledged up to `covers`.
     Sync { covers: u64 },
-}
-
-/// Waiting for a batch to grow as large as the last one.
-#[derive(Default)]
-struct Linger {
-    until_ns: Option<u64>,
-    /// Since when, at a shut gate, an accepted record is not published.
-    at_gate_since_ns: Option<u64>,
-    /// What the last batch held.
-    last_appends: u64,
-    last_bytes: u64,
 }
 
 /// Timing the two short windows in which a producer can hold up others, and the reordering window.
@@ -260,10 +249,11 @@ impl Writer {
         if self.waiters.any_done() {
             // If as much is pending as the last batch held, the disk comes first: nobody who is
             // about to be woken belongs into this batch.
-            if self.pending_like_last() {
+            let merges = self.is_merge_due();
+            if !merges && self.pending_like_last() {
                 self.submit_all();
             }
-            self.wake_done();
+            self.wake_done(merges);
             self.gather();
         }
         self.wake_readers();
@@ -380,20 +370,6 @@ impl Writer {
         }
     }
 
-    fn wake_done(&mut self) {
-        let woken = self.waiters.wake_done(&self.shared.commit);
-        let in_stream = self.linger.last_bytes >= STREAM_BYTES as u64;
-        self.shared.commit.tell_crowd(woken, in_stream);
-        let shared_batch = self.linger.last_appends > 1 && woken > 1;
-        if shared_batch && self.tuning.linger_max_ns > 0 && !self.batch_full {
-            // The more appends shared the last batch, the sooner their producers are back, one
-            // after the other, and the less each further one is worth.
-            let bound = self.tuning.linger_max_ns * 8 / self.linger.last_appends.max(8);
-            self.linger.until_ns = Some(self.shared.clock.now_ns() + bound);
-            self.shared.counters.lingers.add(1);
-        }
-    }
-
     // ---- what was asked for ----
 
     fn answer(&mut self) {
@@ -476,41 +452,6 @@ impl Writer {
             Need::Met => true,
             Need::Waiting => false,
         }
-    }
-
-    /// Whether a batch should rather grow than go: nothing is under way, less is pending than the last
-    /// batch held, and the time for it is not over.
-    fn is_growing(&mut self) -> bool {
-        if self.batch_full || self.large.is_some() || !self.flight.is_empty() {
-            return false;
-        }
-        // While the gate is shut for want of space, everything accepted goes into full batches: the
-        // reserve was reckoned so. Those who have a number are about to publish; one that is
-        // preempted just then holds up what is before its number for a moment only.
-        let some_are_missing = !self.drain.has_all(&self.shared.numbers);
-        if self.space.is_gate_shut() && !self.space.is_waiting() && some_are_missing {
-            let now = self.shared.clock.now_ns();
-            if now.saturating_sub(*self.linger.at_gate_since_ns.get_or_insert(now)) < GATE_LINGER_NS
-            {
-                return true;
-            }
-        } else {
-            self.linger.at_gate_since_ns = None;
-        }
-        let Some(until) = self.linger.until_ns else { return false };
-        if self.pending_like_last() || self.shared.clock.now_ns() >= until {
-            self.linger.until_ns = None;
-            return false;
-        }
-        true
-    }
-
-    fn pending_like_last(&self) -> bool {
-        self.batch_full
-            || self.large.is_some()
-            || (!self.batch.is_empty()
-                && (self.batch.appends() >= self.linger.last_appends
-                    || self.batch.payload_bytes() as u64 >= self.linger.last_bytes))
     }
 
     fn time_holds(&mut self) {
