@@ -100,11 +100,14 @@ impl Drain {
         self.scan_upto(rings, u64::MAX)
     }
 
-    /// As [`scan`](Self::scan), until every number up to `last` was found. What was not looked at stays with its
-    /// producer's core: it is about to write there, and would have to fetch the cache line back.
+    /// As [`scan`](Self::scan), until every number up to `last` was found, the highest that was given out when the
+    /// caller looked just now. What was not looked at stays with its producer's core: it is about to write there,
+    /// and would have to fetch the cache line back.
     pub(crate) fn scan_upto(&mut self, rings: &RingSet, last: u64) -> bool {
+        // All that were found before were given out before, so none of them is above `last`.
+        let mut missing = last.saturating_add(1).saturating_sub(self.found);
         for (id, ring) in rings.made().enumerate() {
-            if self.found > last {
+            if missing == 0 {
                 break;
             }
             if id == self.cursors.len() {
@@ -116,9 +119,13 @@ impl Drain {
             let (stats, found) = (&mut self.stats, &mut self.found);
             cursor.scan(ring, |view, position| {
                 *found += view.count();
+                // The numbers of a slot were given out together.
+                if view.lsn <= last {
+                    missing -= view.count();
+                }
                 let place = Place { ring: id, position };
                 stats.beyond_window += u64::from(window.put(next, view.lsn, place));
-                *found <= last
+                missing > 0
             });
         }
         self.window.has(self.next_lsn)

@@ -229,7 +229,7 @@ impl Options {
     /// Longest that the writer waits, after it woke those who shared a batch, for the next one to
     /// grow as large: 0 (never) to 10 ms, default 100 µs. It waits less the more records share a batch. Once in a
     /// while, and the less often the less it brings, it waits so for those it wakes while records of others are
-    /// pending, so that producers who take turns come to share their batches; never for a producer that is alone.
+    /// pending, so that producers who take turns come to share their batches. Never for a producer that is alone and waits for each of its records.
     pub fn linger_max(mut self, linger: Duration) -> Self {
         self.linger_max = linger;
         self

@@ -68,6 +68,15 @@ impl Threads {
 }
 
 impl Waiters {
+    /// Nobody waits for what is acknowledged, or synced, already.
+    pub(crate) fn new(acked: u64, synced: u64) -> Self {
+        Waiters {
+            acked_threads: Threads { woken: acked, done: acked },
+            synced_threads: Threads { woken: synced, done: synced },
+            ..Waiters::default()
+        }
+    }
+
     /// Looks who is done, now that a watermark has moved; [`wake_done`](Self::wake_done) wakes them.
     pub(crate) fn take_done(&mut self, commit: &Commit) {
         let (acked, synced) = (commit.watermark(Level::Acked), commit.watermark(Level::Synced));

@@ -48,6 +48,9 @@ use crate::waiters::Waiters;
 const STREAM_BYTES: usize = 64 << 10;
 const STREAM_PAUSE: Duration = Duration::from_micros(50);
 
+/// Looks at the rings for numbers that are out, to one at all that is in them.
+const LOOKS_AT_NUMBERS: u32 = 256;
+
 /// How often the writer yields to a producer that stands between its number and the publication, before it
 /// sleeps; and for how long at a time it does.
 const UNSEEN_LOOKS_MAX: u32 = 16;
@@ -101,6 +104,8 @@ pub(crate) struct Writer {
     truncating: bool,
     ended: bool,
     hold: Hold,
+    /// Looks at the rings.
+    looks: u32,
     /// How often the writer did not sleep, as a number was out whose record it had not seen.
     unseen_looks: u32,
 }
@@ -172,7 +177,7 @@ impl Writer {
             next_token: 0,
             submitted_bytes: 0,
             tail: TailWindow::new(shared.tail.clone(), options.tail_bytes),
-            waiters: Waiters::default(),
+            waiters: Waiters::new(shared.commit.watermark(Level::Acked), durable),
             tuning: Tuning {
                 durability: options.durability,
                 idle: options.writer_idle,
@@ -187,6 +192,7 @@ impl Writer {
             truncating: false,
             ended: false,
             hold: Hold::default(),
+            looks: 0,
             unseen_looks: 0,
             disk,
             shared,
@@ -407,11 +413,15 @@ impl Writer {
     /// Drains the rings into the current batch.
     fn gather(&mut self) {
         let Shared { rings, numbers, .. } = &*self.shared;
-        let last = numbers.last();
-        self.drain.scan_upto(rings, last);
+        self.looks = self.looks.wrapping_add(1);
+        // Once in a while all is looked at: what was claimed and given up has no number.
+        match self.looks.is_multiple_of(LOOKS_AT_NUMBERS) {
+            true => self.drain.scan(rings),
+            false => self.drain.scan_upto(rings, numbers.last()),
+        };
         if self.drain.has_hole() {
             // The missing number may have been published in a ring looked at before.
-            self.drain.scan_upto(rings, last);
+            self.drain.scan_upto(rings, numbers.last());
         }
         self.time_holds();
         self.fill();

@@ -142,6 +142,21 @@ fn a_scan_ends_where_all_numbers_are_found() {
 }
 
 #[test]
+fn a_newer_number_does_not_stand_for_one_that_is_looked_for() {
+    let rings = RingSet::new(2, RING_BYTES, 1, 1 << 20);
+    let on = |ring: usize| {
+        let ring = rings.ring(ring).unwrap();
+        (ring, ring.claim(1).expect("there is room"))
+    };
+    let mut drain = Drain::new(1, 8);
+    publish(on(1), 1);
+    // Published after the writer looked how far the numbers go, in the ring that it looks at first.
+    publish(on(0), 2);
+    assert!(drain.scan_upto(&rings, 1));
+    assert_eq!(emitted(&mut drain, &rings), [1, 2]);
+}
+
+#[test]
 fn numbers_beyond_the_window_come_out_in_order() {
     let rings = one_ring();
     let mut drain = Drain::new(1, 4);

@@ -46,7 +46,15 @@ impl Linger {
             true => MERGE_EVERY_MIN,
             false => (2 * self.merge_every).clamp(MERGE_EVERY_MIN, MERGE_EVERY_MAX),
         };
-        self.merge_in = self.merge_every;
+        // The batch that is due counts.
+        self.merge_in = self.merge_every - 1;
+    }
+
+    /// The batch goes, whatever it waited for.
+    pub(super) fn end(&mut self, grown: bool) {
+        if self.goal.take().is_some_and(|goal| goal.merges) {
+            self.tried(grown);
+        }
     }
 }
 
@@ -55,7 +63,9 @@ impl Writer {
     /// whose records are pending.
     pub(super) fn is_merge_due(&mut self) -> bool {
         let two_groups = !self.batch.is_empty() && !self.batch_full && self.large.is_none();
-        if !two_groups || !self.flight.is_empty() || self.tuning.linger_max_ns == 0 {
+        let nobody_comes = self.closing || self.space.is_gate_shut();
+        let lingers = self.tuning.linger_max_ns > 0 && self.flight.is_empty();
+        if !two_groups || nobody_comes || !lingers {
             return false;
         }
         let is_due = self.linger.merge_in == 0;
@@ -72,7 +82,8 @@ impl Writer {
         let shared_batch = self.linger.last_appends > 1 && woken > 1;
         if (shared_batch || merges) && self.tuning.linger_max_ns > 0 && !self.batch_full {
             let appends = match merges {
-                true => pending + woken as u64,
+                // Others may have been woken too, who append nothing.
+                true => pending + self.linger.last_appends.min(woken as u64),
                 false => self.linger.last_appends,
             };
             // The more appends share a batch, the sooner their producers are back, one
@@ -119,10 +130,7 @@ impl Writer {
         };
         let over = grown || self.shared.clock.now_ns() >= goal.until_ns;
         if over {
-            self.linger.goal = None;
-            if goal.merges {
-                self.linger.tried(grown);
-            }
+            self.linger.end(grown);
         }
         !over
     }
@@ -138,10 +146,10 @@ mod tests {
         let mut every = Vec::new();
         for went_well in [false, false, false, true, false] {
             linger.tried(went_well);
-            every.push(linger.merge_in);
+            every.push(linger.merge_in + 1);
         }
         assert_eq!(every, [16, 32, 64, 16, 32]);
         (0..20).for_each(|_| linger.tried(false));
-        assert_eq!(linger.merge_in, MERGE_EVERY_MAX);
+        assert_eq!(linger.merge_in + 1, MERGE_EVERY_MAX);
     }
 }

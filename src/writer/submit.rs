@@ -33,7 +33,7 @@ impl Writer {
                 let appends = self.batch.appends();
                 let sealed = self.batch.seal(&seal, spare);
                 self.batch_full = false;
-                self.linger.goal = None;
+                self.linger.end(false);
                 self.submit_batch(&seal, sealed, appends, 0);
             } else {
                 return;

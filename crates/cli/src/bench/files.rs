@@ -19,16 +19,20 @@ use crate::exit::Failure;
 pub fn check(args: &Args) -> Result<(), Failure> {
     if let Some(dir) = &args.plots {
         make_dir(dir)?;
-        // As the plots: whatever is there is kept until then.
-        appendable(&dir.join(".writable"))?;
-        fs::remove_file(dir.join(".writable")).ok();
+        appendable(&dir.join("percentiles.svg"))?;
     }
     args.hlog.iter().chain(&args.hgrm).try_for_each(|path| appendable(path))
 }
 
 fn appendable(path: &Path) -> Result<(), Failure> {
+    let is_new = !path.exists();
     let opened = File::options().append(true).create(true).open(path);
-    opened.map(drop).map_err(|error| Failure::file("write", path, &error))
+    opened.map_err(|error| Failure::file("write", path, &error))?;
+    if is_new {
+        // Nothing is left where the measurement fails.
+        fs::remove_file(path).ok();
+    }
+    Ok(())
 }
 
 /// Writes what `args` ask for of producers that wait.
