@@ -26,6 +26,7 @@ use crate::probes::stage;
 use crate::sleepers::Sleepers;
 use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 use crate::waiters::Node;
+use crate::writer::linger::LONG_YIELD;
 
 /// Which watermark a waiter waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +63,8 @@ pub(crate) struct Commit {
     poison: OnceLock<Poison>,
     /// Whether the last batch had a crowd of waiters: 1 or 0, written by the writer, a hint.
     crowded: AtomicU32,
+    /// Whether a yield lasted long since the writer looked.
+    long_yield: AtomicU32,
     cores: usize,
     yields_in_crowd: bool,
 }
@@ -77,6 +80,7 @@ impl Commit {
             state: AtomicU32::new(OPEN),
             poison: OnceLock::new(),
             crowded: AtomicU32::new(0),
+            long_yield: AtomicU32::new(0),
             cores: thread::available_parallelism().map_or(1, NonZero::get),
             yields_in_crowd: true,
         }
@@ -185,7 +189,12 @@ impl Commit {
                 if settled().is_some() {
                     break;
                 }
+                let before = Instant::now();
                 thread::yield_now();
+                if before.elapsed() >= LONG_YIELD {
+                    self.long_yield.store(1, Ordering::Relaxed);
+                    break;
+                }
             }
         }
         loop {
@@ -245,6 +254,12 @@ impl Commit {
     }
 
     // ---- the writer ----
+
+    /// Whether a yield of a waiter in a crowd lasted long ([`LONG_YIELD`]) since the last look.
+    pub(crate) fn take_long_yield(&self) -> bool {
+        self.long_yield.load(Ordering::Relaxed) == 1
+            && self.long_yield.swap(0, Ordering::Relaxed) == 1
+    }
 
     /// Says how many waiters a batch had, and whether it was a large one.
     pub(crate) fn tell_crowd(&self, waiters: usize, in_stream: bool) {

@@ -210,6 +210,8 @@ impl Options {
     /// of a crowd: where one batch wakes six of them or more for each core, or three for a batch of 64 KiB or more.
     /// Default: yes.
     ///
+    /// It sleeps at once, too, for a time after a yield that lasted 1 ms or more: then others want the cores.
+    ///
     /// A crowd that yields keeps the cores busy while the disk works, though any other thread that is ready runs
     /// in between; a crowd that sleeps leaves them idle, and takes longer to be back. With 32 producers on two cores,
     /// yielding brings 1.4 times the records a second, for 1.3 times the processor time each

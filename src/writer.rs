@@ -12,7 +12,7 @@
 //! - The segment for the next batch stands ready before a number for it is given out
 //!   ([`Space`](crate::space::Space)).
 
-mod linger;
+pub(crate) mod linger;
 mod submit;
 #[cfg(all(test, feature = "sim", not(uringlog_loom)))]
 mod tests;
@@ -219,7 +219,7 @@ impl Writer {
         loop {
             match self.turn() {
                 Next::Disk(time) => self.await_disk(time),
-                Next::Linger => std::thread::yield_now(),
+                Next::Linger => self.let_others_run(),
                 Next::Sleep(timeout) => self.sleep(timeout),
                 Next::End => return,
             }

@@ -7,6 +7,8 @@
 //! they can be one, by waiting for the group that it wakes while the other's records are pending. From then on
 //! they share their batches. Where those who were woken do not come back in time, it tries that less and less often.
 
+use std::time::Duration;
+
 use super::{STREAM_BYTES, Writer};
 
 /// How long a batch waits at a shut gate for records that have their number.
@@ -16,6 +18,14 @@ const GATE_LINGER_NS: u64 = 1_000_000;
 const MERGE_EVERY_MIN: u32 = 16;
 const MERGE_EVERY_MAX: u32 = 1024;
 
+/// A yield that lasted so long went to others than producers: the cores are wanted by threads that compute, each of
+/// which keeps a core for milliseconds once it has it.
+pub(crate) const LONG_YIELD: Duration = Duration::from_millis(1);
+/// How long nobody yields then, the writer for a batch to grow or waiters in a crowd: at first, and at most where it
+/// happens again and again.
+const REST_MIN_NS: u64 = 50_000_000;
+const REST_MAX_NS: u64 = 1_600_000_000;
+
 /// Waiting for a batch to grow.
 #[derive(Default)]
 pub(super) struct Linger {
@@ -24,6 +34,9 @@ pub(super) struct Linger {
     /// Batches until the next try to merge, and between tries.
     merge_in: u32,
     merge_every: u32,
+    /// Until when nobody yields, and how long that is.
+    rest_until_ns: u64,
+    rest_ns: u64,
     /// Since when, at a shut gate, an accepted record is not published.
     at_gate_since_ns: Option<u64>,
     /// What the last batch held.
@@ -50,6 +63,13 @@ impl Linger {
         self.merge_in = self.merge_every - 1;
     }
 
+    /// The cores are wanted by others.
+    fn rest(&mut self, now_ns: u64) {
+        self.end(false);
+        self.rest_ns = (2 * self.rest_ns).clamp(REST_MIN_NS, REST_MAX_NS);
+        self.rest_until_ns = now_ns + self.rest_ns;
+    }
+
     /// The batch goes, whatever it waited for.
     pub(super) fn end(&mut self, grown: bool) {
         if self.goal.take().is_some_and(|goal| goal.merges) {
@@ -59,6 +79,16 @@ impl Linger {
 }
 
 impl Writer {
+    /// Lets producers run, while a batch grows.
+    pub(super) fn let_others_run(&mut self) {
+        let before = self.shared.clock.now_ns();
+        std::thread::yield_now();
+        let now = self.shared.clock.now_ns();
+        if now.saturating_sub(before) >= LONG_YIELD.as_nanos() as u64 {
+            self.linger.rest(now);
+        }
+    }
+
     /// Whether it is time to see if those who are about to be woken are back soon enough to share a batch with those
     /// whose records are pending.
     pub(super) fn is_merge_due(&mut self) -> bool {
@@ -77,10 +107,16 @@ impl Writer {
     pub(super) fn wake_done(&mut self, merges: bool) {
         let pending = self.batch.appends();
         let woken = self.waiters.wake_done(&self.shared.commit);
+        let now = self.shared.clock.now_ns();
+        if self.shared.commit.take_long_yield() {
+            self.linger.rest(now);
+        }
+        let rests = now < self.linger.rest_until_ns;
         let in_stream = self.linger.last_bytes >= STREAM_BYTES as u64;
-        self.shared.commit.tell_crowd(woken, in_stream);
+        self.shared.commit.tell_crowd(if rests { 0 } else { woken }, in_stream);
         let shared_batch = self.linger.last_appends > 1 && woken > 1;
-        if (shared_batch || merges) && self.tuning.linger_max_ns > 0 && !self.batch_full {
+        let lingers = self.tuning.linger_max_ns > 0 && !self.batch_full && !rests;
+        if (shared_batch || merges) && lingers {
             let appends = match merges {
                 // Others may have been woken too, who append nothing.
                 true => pending + self.linger.last_appends.min(woken as u64),
@@ -89,8 +125,7 @@ impl Writer {
             // The more appends share a batch, the sooner their producers are back, one
             // after the other, and the less each further one is worth.
             let bound_ns = self.tuning.linger_max_ns * 8 / appends.max(8);
-            let until_ns = self.shared.clock.now_ns() + bound_ns;
-            self.linger.goal = Some(Goal { until_ns, appends, merges });
+            self.linger.goal = Some(Goal { until_ns: now + bound_ns, appends, merges });
             self.shared.counters.lingers.add(1);
         }
     }
@@ -131,6 +166,9 @@ impl Writer {
         let over = grown || self.shared.clock.now_ns() >= goal.until_ns;
         if over {
             self.linger.end(grown);
+            if grown {
+                self.linger.rest_ns = 0;
+            }
         }
         !over
     }
@@ -139,6 +177,19 @@ impl Writer {
 #[cfg(all(test, not(uringlog_loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_others_want_the_cores_nobody_yields_for_longer_and_longer() {
+        let mut linger = Linger::default();
+        let mut until = Vec::new();
+        for _ in 0..3 {
+            linger.rest(1000);
+            until.push(linger.rest_until_ns - 1000);
+        }
+        assert_eq!(until, [REST_MIN_NS, 2 * REST_MIN_NS, 4 * REST_MIN_NS]);
+        (0..20).for_each(|_| linger.rest(1000));
+        assert_eq!(linger.rest_until_ns, 1000 + REST_MAX_NS);
+    }
 
     #[test]
     fn what_does_not_go_well_is_tried_less_and_less_often() {
