@@ -328,7 +328,8 @@ impl<'a> Life<'a> {
             assert_eq!(durable, acknowledged, "acknowledged means durable");
         }
         model.moved(durable);
-        model.check_first(self.log.first_lsn().get(), self.log.last_lsn().get());
+        let (first, last) = (self.log.first_lsn().get(), self.log.last_lsn().get());
+        model.check_first(first, last, self.world.rotten);
         self.see_poison();
     }
 

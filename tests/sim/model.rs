@@ -160,11 +160,14 @@ impl Model {
     }
 
     /// The log starts at `first`, as it was found or as it says.
-    pub fn check_first(&mut self, first: u64, last: u64) {
+    pub fn check_first(&mut self, first: u64, last: u64, rotten: bool) {
         assert!(first >= self.first, "{first}: what was trimmed came back from {}", self.first);
         assert!(first <= last + 1, "the log starts at {first} and ends at {last}");
         for (name, positions) in &self.cursors {
-            let furthest = positions.iter().map(|at| at.unwrap_or(u64::MAX)).max();
+            // A cursor whose newer slot went bad stands at its older position: before the start, where a trim
+            // followed the newer one; and a trim may follow the older one where the newer one had set it back.
+            let ever = self.cursors_furthest.get(name).filter(|_| rotten).copied();
+            let furthest = positions.iter().map(|at| at.unwrap_or(u64::MAX)).chain(ever).max();
             assert!(furthest.is_none_or(|at| first <= at), "{first}: trimmed past cursor {name}");
         }
         self.first = first;

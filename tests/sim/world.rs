@@ -160,7 +160,7 @@ impl World {
         }
         self.model.cutting = None;
         assert_eq!(log.first_lsn(), report.first_lsn);
-        self.model.check_first(log.first_lsn().get(), last);
+        self.model.check_first(log.first_lsn().get(), last, self.rotten);
         self.model.first_tried = log.first_lsn().get();
         if let Some(exact) = self.exact.take().filter(|_| !self.rotten) {
             assert_eq!(last, exact, "a crash in recovery changes what is found");

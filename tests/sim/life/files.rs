@@ -51,7 +51,8 @@ impl Life<'_> {
                 let fits = fits || self.world.rotten;
                 assert!(fits && now.get() <= before.max(first), "{now}, not {expected}: {before}");
                 assert_eq!(now, self.log.first_lsn());
-                self.world.model.first = now.get();
+                let last = self.log.last_lsn().get();
+                self.world.model.check_first(now.get(), last, self.world.rotten);
                 count::add(&count::TRIMS);
             }
             Err(error) => {
