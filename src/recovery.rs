@@ -35,7 +35,7 @@ use crate::lsn::Lsn;
 use crate::mark::{Mark, MarkFile};
 use crate::mem::AlignedBuf;
 use crate::segment::{self, Entropy, Filler, LiveSegment, ScanError};
-pub(crate) use layout::GiveUp;
+pub(crate) use layout::{GiveUp, older_header};
 use meter::Meter;
 use names::{check_names_are_free, sweep_tmp};
 use rewrite::{End, Rest};

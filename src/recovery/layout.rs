@@ -28,6 +28,8 @@ pub(super) struct Layout<'a> {
     pub(super) trimmed: Vec<u64>,
     /// Segments that a completed truncation cut off.
     pub(super) stale: Vec<Segment>,
+    /// Where the last truncation is complete: the segment that it began with, and its generation.
+    cut: Option<(u64, u64)>,
 }
 
 impl<'a> Layout<'a> {
@@ -40,8 +42,16 @@ impl<'a> Layout<'a> {
         }
         let (log_id, mark) = found.map_or((None, Mark::new()), |(id, mark)| (Some(id), mark));
         let (trimmed, epochs) = epochs.into_iter().partition(|&epoch| epoch < mark.first_epoch);
-        let mut layout =
-            Layout { store, mark, log_id, epochs, opened: Vec::new(), trimmed, stale: Vec::new() };
+        let mut layout = Layout {
+            store,
+            mark,
+            log_id,
+            epochs,
+            opened: Vec::new(),
+            trimmed,
+            stale: Vec::new(),
+            cut: None,
+        };
         if layout.epochs.first() != Some(&layout.mark.first_epoch) {
             return Err(layout.start_is_missing());
         }
@@ -63,6 +73,7 @@ impl<'a> Layout<'a> {
         let Some(&epoch) = self.epochs[..left].last() else { return Ok(false) };
         let segment = self.open(epoch)?;
         self.check_whole(&segment, self.opened.first())?;
+        self.check_generation(&segment)?;
         self.opened.insert(0, segment);
         Ok(true)
     }
@@ -100,6 +111,7 @@ impl<'a> Layout<'a> {
                 self.check_whole(&segment, None)?;
                 self.opened.push(segment);
                 self.stale = older;
+                self.cut = Some((begin, generation));
                 return Ok(());
             }
             if epoch == begin {
@@ -110,6 +122,27 @@ impl<'a> Layout<'a> {
         }
         self.epochs.extend(older.iter().rev().map(|segment| segment.epoch));
         Ok(())
+    }
+
+    /// From one segment to the next the generation never goes down, and from the one on that the last truncation
+    /// began with it is that truncation's, at least.
+    fn check_generation(&self, segment: &Segment) -> Result<(), ScanError> {
+        let cut = self.cut.filter(|(begin, _)| segment.epoch >= *begin).map(|(_, least)| least);
+        let (found, least) = match self.opened.first() {
+            Some(next) if next.header.generation < segment.header.generation => {
+                (next, segment.header.generation)
+            }
+            _ => (segment, cut.unwrap_or(0)),
+        };
+        if found.header.generation >= least {
+            return Ok(());
+        }
+        Err(ScanError::Damaged(Damage {
+            segment: segment::segment_path(self.store, found.epoch),
+            offset: 0,
+            lost: None,
+            detail: older_header(found.header.generation, least),
+        }))
     }
 
     fn check_no_gap(&self) -> Result<(), ScanError> {
@@ -157,6 +190,15 @@ impl<'a> Layout<'a> {
             ),
         }))
     }
+}
+
+/// What is wrong with a segment whose generation is lower than what stands before it, or than a truncation's that
+/// came before it.
+pub(crate) fn older_header(generation: u64, least: u64) -> String {
+    format!(
+        "its header is of generation {generation}, from before the truncation that began generation {least}: when \
+         the file was used again, the write of its new header never reached this place"
+    )
 }
 
 /// The files that wait to be used again, with their sizes in bytes. What cannot be opened is left

@@ -13,6 +13,7 @@ use crate::frame::{
 };
 use crate::mark::{MARK_NAME, Mark};
 use crate::mem::AlignedBuf;
+use crate::recovery::older_header;
 use crate::segment::{self, SPARE_SUFFIX, Segment, TMP_SUFFIX};
 use crate::slots::{self, Kind, SLOT_OFFSETS};
 
@@ -167,7 +168,7 @@ impl Census {
         });
         for (&epoch, head) in &mut heads {
             if let (Head::Broken { guess, .. }, Some(log_id)) = (head, log_id) {
-                *guess = guess_header(store, epoch, log_id, block_bytes)?;
+                *guess = guess_header(store, epoch, log_id, block_bytes, None)?;
             }
         }
         if mark_state == MarkState::None && heads.keys().next().is_some_and(|&epoch| epoch > 1) {
@@ -198,6 +199,14 @@ impl Census {
         for epoch in stale(&heads, &mark) {
             heads.remove(&epoch);
             given_up.push(epoch);
+        }
+        for (epoch, salt, detail) in older(&heads, &mark) {
+            let guess = match log_id {
+                // What its own header would vouch for is of the file's earlier life.
+                Some(id) => guess_header(store, epoch, id, block_bytes, Some(salt))?,
+                None => None,
+            };
+            heads.insert(epoch, Head::Broken { guess, detail });
         }
         // What is missing between the first and the last stands in the list too.
         let mut last = heads.keys().next_back().copied().unwrap_or(mark.first_epoch);
@@ -399,7 +408,7 @@ fn outvoting(
     for (&epoch, head) in heads {
         // Its batches have a say too.
         if matches!(head, Head::Broken { .. })
-            && guess_header(store, epoch, mark_id, None)?.is_some()
+            && guess_header(store, epoch, mark_id, None, None)?.is_some()
         {
             return Ok(None);
         }
@@ -408,12 +417,13 @@ fn outvoting(
 }
 
 /// What the batches of a segment tell of its header. Each repeats the log, the epoch, the salt and its
-/// own offset, under a checksum.
+/// own offset, under a checksum. Those of the salt `but` do not count.
 fn guess_header(
     store: &dyn Store,
     epoch: u64,
     log_id: LogId,
     block_bytes: Option<u32>,
+    but: Option<u64>,
 ) -> Result<Option<Segment>, ReadError> {
     let path = segment::segment_path(store, epoch);
     let failed = |error| ReadError::Io(IoError::new("read", &path, error));
@@ -431,6 +441,7 @@ fn guess_header(
             if let Some(header) = BatchHeader::decode_any(sector)
                 && (header.context.log_id, header.context.epoch) == (log_id, epoch)
                 && header.offset == offset
+                && Some(header.context.salt) != but
             {
                 return Ok(Some(guessed(&header, file_bytes, block_bytes)));
             }
@@ -507,4 +518,30 @@ fn stale(heads: &BTreeMap<u64, Head>, mark: &Mark) -> Vec<u64> {
         older.push(epoch);
     }
     Vec::new()
+}
+
+/// The segments whose header is of a lower generation than what stands before them, or than the completed truncation
+/// before them: with the salt that the header says, and what is wrong with it.
+fn older(heads: &BTreeMap<u64, Head>, mark: &Mark) -> Vec<(u64, u64, String)> {
+    let headers = || {
+        heads.values().filter_map(|head| match head {
+            Head::Intact { segment, .. } => Some(&segment.header),
+            _ => None,
+        })
+    };
+    let cut = mark.generation_epoch >= mark.first_epoch
+        && headers().any(|h| h.epoch >= mark.generation_epoch && h.generation >= mark.generation);
+    let mut least = 0;
+    let mut older = Vec::new();
+    for header in headers() {
+        if cut && header.epoch >= mark.generation_epoch {
+            least = least.max(mark.generation);
+        }
+        if header.generation < least {
+            let detail = older_header(header.generation, least);
+            older.push((header.epoch, header.salt, detail));
+        }
+        least = least.max(header.generation);
+    }
+    older
 }
