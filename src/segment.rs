@@ -143,11 +143,12 @@ impl Filler {
         Ok(Filler { header, file, zeros: None, filled_bytes: header.segment_bytes })
     }
 
-    /// Writes both header copies, syncs the file, gives it its final name (replacing a file that has
-    /// it) and makes the name durable. When it fails, the file may have either name.
+    /// Writes both header copies, syncs the file and looks whether they are there, gives it its final name
+    /// (replacing a file that has it) and makes the name durable. When it fails, the file may have either name.
     pub(crate) fn finish(self, store: &dyn Store) -> io::Result<Arc<dyn File>> {
         write_headers(&*self.file, &self.header)?;
         self.file.sync()?;
+        check_headers(&*self.file, &self.header)?;
         self.take_name(store)?;
         store.sync_dir()?;
         Ok(self.file)

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Preparer, Step, Trouble};
 use crate::extent::Files;
-use crate::segment::Filler;
+use crate::segment::{self, Filler};
 
 /// Bytes filled between two pauses: a commit that meets them waits for their write.
 const STEP_BYTES: usize = 32 << 10;
@@ -78,7 +78,11 @@ impl Preparer {
                     true => filling.filler.file().sync_data(),
                     false => filling.filler.file().sync(),
                 };
-                synced.map_err(|error| self.failed(epoch, error))?;
+                // What stood there before, in a file that was cut off under the same number, vouches for
+                // records that are gone.
+                let (file, header) = (filling.filler.file(), filling.filler.header());
+                let checked = synced.and_then(|()| segment::check_headers(&**file, header));
+                checked.map_err(|error| self.failed(epoch, error))?;
                 filling.stage = Stage::Name;
                 self.filling = Some(filling);
                 self.rest.after(&self.shared, started_ns);

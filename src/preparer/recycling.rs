@@ -8,7 +8,7 @@
 //! 2. *The spare gets a temporary name.* A crash leaves a spare, a leftover to sweep, or the segment
 //!    that it was, below the log's start. (A spare that stood above it, cut off by a truncation or left by
 //!    a crash, got its name durably before anything went on.)
-//! 3. *Headers with a new epoch and a new salt are written; the file is synced.* The same. Every batch of the
+//! 3. *Headers with a new epoch and a new salt are written; the file is synced, and they are read back.* The same. Every batch of the
 //!    earlier life is in the file, and none can pass as one of the new: its header has another epoch
 //!    and another salt.
 //! 4. *The final name, and a sync of the directory.* The file is whole by now, under whichever name.

@@ -192,7 +192,9 @@ impl World {
             Err(ReadError::Io(_)) if self.failing == Failing::Always => {}
             Ok(last) => assert_eq!(last, durable, "everything durable is readable"),
             Err(_) if self.disk.crashed() => {}
-            Err(ReadError::Damaged(_) | ReadError::Io(_)) if self.rotten => {
+            Err(ReadError::Damaged(_) | ReadError::Foreign { .. } | ReadError::Io(_))
+                if self.rotten =>
+            {
                 count::add(&count::DAMAGES);
             }
             Err(error) => panic!("a durable record is not readable: {error}"),

@@ -43,6 +43,11 @@ impl Life<'_> {
         let is_sure = positions.values().all(|positions| positions.len() == 1);
         let cursors = positions.values().flatten().flatten();
         let allowed = cursors.copied().min().unwrap_or(u64::MAX).min(durable + 1);
+        // A cursor that may be gone, or was never made, holds nothing up.
+        let furthest = positions
+            .values()
+            .filter_map(|positions| positions.iter().map(|at| at.unwrap_or(u64::MAX)).max());
+        let allowed_most = furthest.min().unwrap_or(u64::MAX).min(durable + 1);
         match self.log.trim(Lsn::new(before)) {
             Ok(now) => {
                 let expected = before.min(allowed).max(first);
@@ -58,7 +63,7 @@ impl Life<'_> {
             Err(error) => {
                 assert!(self.may_fail(), "trimming before {before}: {error}");
                 let tried = &mut self.world.model.first_tried;
-                *tried = before.min(allowed).max(*tried);
+                *tried = before.min(allowed_most).max(*tried);
             }
         }
     }
