@@ -16,7 +16,7 @@
 use std::num::NonZero;
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
 
@@ -26,7 +26,6 @@ use crate::probes::stage;
 use crate::sleepers::Sleepers;
 use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 use crate::waiters::Node;
-use crate::writer::linger::LONG_YIELD;
 
 /// Which watermark a waiter waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,6 +46,9 @@ const CROWD_PER_CORE_IN_STREAM: usize = 3;
 /// How often a waiter in a crowd yields before it sleeps: where the cores are not busy after all, it gives up
 /// after some microseconds.
 const CROWD_YIELDS: u32 = 32;
+/// A yield that lasted so long went to others than producers: the cores are wanted by threads that compute, each of
+/// which keeps a core for milliseconds once it has it.
+pub(crate) const LONG_YIELD: Duration = Duration::from_millis(1);
 
 const OPEN: u32 = 0;
 const ENDED: u32 = 1;

@@ -28,6 +28,10 @@ pub(crate) const SPAN: u64 = BITS * WORDS;
 /// the first one ran. Where they are few, those woken one by one, the last of them first, are back sooner: 4
 /// producers were 1.1 times as fast. Those who wait for batches of their own are far apart, and are woken one by one.
 const TOGETHER_MIN: u32 = 12;
+const _: () = assert!(TOGETHER_MIN > 1 && TOGETHER_MIN <= u32::BITS);
+
+/// The most that the kernel wakes at once.
+const ALL: u32 = i32::MAX as u32;
 
 /// The threads that wait for one watermark.
 pub(crate) struct Sleepers {
@@ -91,15 +95,19 @@ impl Sleepers {
         })
     }
 
-    /// Wakes one of those who sleep for `after + 1 ..= upto`, ahead of [`wake`](Self::wake), which wakes the others.
+    /// Wakes one of those who sleep for `after + 1 ..= upto`, ahead of [`wake`](Self::wake), which wakes the others,
+    /// and this one again if it went to sleep again: nobody's waking up hangs on this.
     pub(crate) fn wake_one(&self, after: u64, upto: u64) {
         for (_, word, mask) in self.masks(after, upto) {
-            // Acquire: as in `wake`.
+            // Acquire: partner is the Release in `sleep`, so that `seen` there is older than this wake-up.
             let asleep = word.asleep.load(Ordering::Acquire) & mask;
             if let Some(asleep) = NonZeroU32::new(asleep) {
+                // Release: partner is the Acquire in `sleep`.
                 word.wake_ups.word().fetch_add(1, Ordering::Release);
-                word.wake_ups.wake_for(asleep, 1);
-                return;
+                // Of a bit whose thread gave up nobody wakes.
+                if word.wake_ups.wake_for(asleep, 1) > 0 {
+                    return;
+                }
             }
         }
     }
@@ -178,8 +186,6 @@ fn bits_of(first: u64, after: u64, upto: u64) -> u32 {
     let to = upto.min(first + (BITS - 1)) - first;
     (u32::MAX << from) & (u32::MAX >> (BITS - 1 - to))
 }
-
-const ALL: u32 = i32::MAX as u32;
 
 /// Bit `at`, less than 32.
 fn bit(at: u32) -> NonZeroU32 {

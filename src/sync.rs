@@ -48,10 +48,11 @@ mod imp {
                 futex::wait_bitset(&self.0, futex::Flags::PRIVATE, expected, until.as_ref(), bits);
         }
 
-        /// Wakes up to `count` of those who wait for a bit in `bits`.
-        pub(crate) fn wake_for(&self, bits: NonZeroU32, count: u32) {
+        /// Wakes up to `count` of those who wait for a bit in `bits`, and returns how many.
+        pub(crate) fn wake_for(&self, bits: NonZeroU32, count: u32) -> usize {
             use rustix::thread::futex;
-            let _woken = futex::wake_bitset(&self.0, futex::Flags::PRIVATE, count, bits);
+            // It fails for a wrong address or wrong bits only.
+            futex::wake_bitset(&self.0, futex::Flags::PRIVATE, count, bits).unwrap_or(0)
         }
     }
 
@@ -129,8 +130,9 @@ mod imp {
         }
 
         /// Wakes all: who was not meant looks again.
-        pub(crate) fn wake_for(&self, _: NonZeroU32, _: u32) {
+        pub(crate) fn wake_for(&self, _: NonZeroU32, count: u32) -> usize {
             self.wake(u32::MAX);
+            count as usize
         }
     }
 

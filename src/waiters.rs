@@ -184,8 +184,9 @@ impl Node {
         self.state.load(Ordering::Acquire) == DONE
     }
 
+    /// Nobody waits any more. That the writer sees it is a matter of space only, and no other memory hangs on it.
     fn abandon(&self) {
-        self.state.store(ABANDONED, Ordering::Release);
+        self.state.store(ABANDONED, Ordering::Relaxed);
     }
 
     /// Wakes the task. The watermark, or the end, was made visible before.
@@ -202,7 +203,7 @@ impl Node {
     }
 
     fn is_abandoned(&self) -> bool {
-        self.state.load(Ordering::Acquire) == ABANDONED
+        self.state.load(Ordering::Relaxed) == ABANDONED
     }
 
     fn lock_waker(&self) -> MutexGuard<'_, Option<Waker>> {

@@ -12,7 +12,7 @@
 //! - The segment for the next batch stands ready before a number for it is given out
 //!   ([`Space`](crate::space::Space)).
 
-pub(crate) mod linger;
+mod linger;
 mod submit;
 #[cfg(all(test, feature = "sim", not(uringlog_loom)))]
 mod tests;
@@ -48,7 +48,8 @@ use crate::waiters::Waiters;
 const STREAM_BYTES: usize = 64 << 10;
 const STREAM_PAUSE: Duration = Duration::from_micros(50);
 
-/// Looks at the rings for numbers that are out, to one at all that is in them.
+/// Of so many looks at the rings one goes through each of them to its end; the others end when every number that was
+/// given out is found (`drain.rs`).
 const LOOKS_AT_NUMBERS: u32 = 256;
 
 /// How often the writer yields to a producer that stands between its number and the publication, before it

@@ -7,9 +7,8 @@
 //! they can be one, by waiting for the group that it wakes while the other's records are pending. From then on
 //! they share their batches. Where those who were woken do not come back in time, it tries that less and less often.
 
-use std::time::Duration;
-
 use super::{STREAM_BYTES, Writer};
+use crate::commit::LONG_YIELD;
 
 /// How long a batch waits at a shut gate for records that have their number.
 const GATE_LINGER_NS: u64 = 1_000_000;
@@ -18,11 +17,8 @@ const GATE_LINGER_NS: u64 = 1_000_000;
 const MERGE_EVERY_MIN: u32 = 16;
 const MERGE_EVERY_MAX: u32 = 1024;
 
-/// A yield that lasted so long went to others than producers: the cores are wanted by threads that compute, each of
-/// which keeps a core for milliseconds once it has it.
-pub(crate) const LONG_YIELD: Duration = Duration::from_millis(1);
-/// How long nobody yields then, the writer for a batch to grow or waiters in a crowd: at first, and at most where it
-/// happens again and again.
+/// How long nobody yields after a [`LONG_YIELD`], neither the writer for a batch to grow nor waiters in a crowd: at
+/// first, and at most. Each rest is twice as long as the one before, unless that ended longer ago than the second.
 const REST_MIN_NS: u64 = 50_000_000;
 const REST_MAX_NS: u64 = 1_600_000_000;
 
@@ -66,7 +62,8 @@ impl Linger {
     /// The cores are wanted by others.
     fn rest(&mut self, now_ns: u64) {
         self.end(false);
-        self.rest_ns = (2 * self.rest_ns).clamp(REST_MIN_NS, REST_MAX_NS);
+        let again = now_ns < self.rest_until_ns + REST_MAX_NS;
+        self.rest_ns = if again { 2 * self.rest_ns } else { 0 }.clamp(REST_MIN_NS, REST_MAX_NS);
         self.rest_until_ns = now_ns + self.rest_ns;
     }
 
@@ -89,13 +86,18 @@ impl Writer {
         }
     }
 
+    /// Whether nobody yields, as the cores are wanted by others.
+    fn rests(&self) -> bool {
+        self.linger.rest_until_ns > 0 && self.shared.clock.now_ns() < self.linger.rest_until_ns
+    }
+
     /// Whether it is time to see if those who are about to be woken are back soon enough to share a batch with those
     /// whose records are pending.
     pub(super) fn is_merge_due(&mut self) -> bool {
         let two_groups = !self.batch.is_empty() && !self.batch_full && self.large.is_none();
         let nobody_comes = self.closing || self.space.is_gate_shut();
         let lingers = self.tuning.linger_max_ns > 0 && self.flight.is_empty();
-        if !two_groups || nobody_comes || !lingers {
+        if !two_groups || nobody_comes || !lingers || self.rests() {
             return false;
         }
         let is_due = self.linger.merge_in == 0;
@@ -111,7 +113,7 @@ impl Writer {
         if self.shared.commit.take_long_yield() {
             self.linger.rest(now);
         }
-        let rests = now < self.linger.rest_until_ns;
+        let rests = self.rests();
         let in_stream = self.linger.last_bytes >= STREAM_BYTES as u64;
         self.shared.commit.tell_crowd(if rests { 0 } else { woken }, in_stream);
         let shared_batch = self.linger.last_appends > 1 && woken > 1;
@@ -166,9 +168,6 @@ impl Writer {
         let over = grown || self.shared.clock.now_ns() >= goal.until_ns;
         if over {
             self.linger.end(grown);
-            if grown {
-                self.linger.rest_ns = 0;
-            }
         }
         !over
     }
@@ -189,6 +188,9 @@ mod tests {
         assert_eq!(until, [REST_MIN_NS, 2 * REST_MIN_NS, 4 * REST_MIN_NS]);
         (0..20).for_each(|_| linger.rest(1000));
         assert_eq!(linger.rest_until_ns, 1000 + REST_MAX_NS);
+        let later = linger.rest_until_ns + REST_MAX_NS;
+        linger.rest(later);
+        assert_eq!(linger.rest_until_ns, later + REST_MIN_NS);
     }
 
     #[test]
