@@ -284,17 +284,18 @@ impl Preparer {
         if self.write_footer(files) || self.retire(files)? {
             return Ok(Step::Again(Duration::ZERO));
         }
-        let removes = self.removing.is_some()
-            || files.spares.is_surplus(self.plan.segment_bytes, self.plan.spares_max);
+        let keep = self.plan.spares_max;
+        let removes =
+            self.removing.is_some() || files.spares.is_surplus(self.plan.segment_bytes, keep);
         if needed {
             let shares = removes && !self.removed_last && !self.is_late();
             self.removed_last = shares;
-            return if shares { self.remove(files) } else { self.fill(files) };
+            return if shares { self.remove(files, keep) } else { self.fill(files) };
         }
         if self.apply_policies(files, news)? {
             return Ok(Step::Again(Duration::ZERO));
         }
-        if removes { self.remove(files) } else { Ok(Step::Idle(self.policies.next_look())) }
+        if removes { self.remove(files, keep) } else { Ok(Step::Idle(self.policies.next_look())) }
     }
 
     /// How long it still rests, while nobody waits for it.
@@ -325,10 +326,14 @@ impl Preparer {
         if self.apply_policies(files, true)? {
             return Ok(true);
         }
-        if self.removing.is_some()
-            || files.spares.is_surplus(self.plan.segment_bytes, self.plan.spares_max)
-        {
-            self.remove(files)?;
+        let bytes = self.plan.segment_bytes;
+        // One that was the segment that is wanted now is not of use for it: its space is.
+        let keep = match files.spares.any_for(files.next_epoch, bytes) {
+            true => self.plan.spares_max,
+            false => 0,
+        };
+        if self.removing.is_some() || files.spares.is_surplus(bytes, keep) {
+            self.remove(files, keep)?;
             return Ok(true);
         }
         Ok(false)

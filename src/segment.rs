@@ -1,7 +1,7 @@
 //! Segment files: their headers, and the step-wise preparation of a new one under a temporary name.
 //!
 //! A segment appears under its final name only when it is whole: allocated, zero-filled, both header
-//! copies written, synced. So a file with a segment's name and without a readable header is damaged,
+//! copies written, synced, read back. So a file with a segment's name and without a readable header is damaged,
 //! never merely unfinished.
 
 use std::io;
@@ -198,18 +198,26 @@ pub(crate) fn write_headers(file: &dyn File, header: &SegmentHeader) -> io::Resu
     write_start(file, header, header.data_offset() as usize)
 }
 
-/// Reads both copies of the header back. The caller synced them.
-pub(crate) fn check_headers(file: &dyn File, header: &SegmentHeader) -> io::Result<()> {
+/// Reads both copies of the header back, and says whether they are there. The caller synced them. Of a file that the
+/// page cache stands before, this proves nothing.
+pub(crate) fn stands(file: &dyn File, header: &SegmentHeader) -> io::Result<bool> {
     let bytes = header.data_offset() as usize;
     let (mut copy, mut start) = (vec![0; header.block_bytes as usize], AlignedBuf::new(bytes)?);
     header.encode(&mut copy);
     let read = file.read_at(0, &mut start[..bytes])?;
-    if read == bytes && start[..bytes].chunks_exact(copy.len()).all(|found| found == copy) {
-        return Ok(());
-    }
-    Err(io::Error::other(
+    Ok(read == bytes && start[..bytes].chunks_exact(copy.len()).all(|found| found == copy))
+}
+
+/// As [`stands`], where nothing can go on without.
+pub(crate) fn check_headers(file: &dyn File, header: &SegmentHeader) -> io::Result<()> {
+    if stands(file, header)? { Ok(()) } else { Err(lost_header()) }
+}
+
+/// What to say where the header does not stand.
+pub(crate) fn lost_header() -> io::Error {
+    io::Error::other(
         "the device said that it had written a segment's header, and something else is there",
-    ))
+    )
 }
 
 /// The headers, then zeros, `bytes` together.
@@ -226,6 +234,12 @@ fn write_start(file: &dyn File, header: &SegmentHeader, bytes: usize) -> io::Res
 /// once more, so the second number keeps names apart.
 pub(crate) fn spare_name(epoch: u64, number: u64) -> String {
     format!("{epoch:020}-{number}{SPARE_SUFFIX}")
+}
+
+/// Which segment the file of such a name was.
+pub(crate) fn spare_epoch(name: &str) -> Option<u64> {
+    let (epoch, _number) = name.strip_suffix(SPARE_SUFFIX)?.split_once('-')?;
+    epoch.parse().ok()
 }
 
 /// The name under which the segment `epoch` is prepared.

@@ -1,5 +1,8 @@
 //! Files that were segments once and are not part of the log any more. They wait to become segments
 //! again, or to be removed; what is in them is worthless.
+//!
+//! None becomes the segment that it was. Its old header would be one of that segment still, and count, with all that
+//! stood behind it, where the device loses the write of the new one. In any other place it is a foreign one.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,6 +27,13 @@ pub(crate) struct Spares {
 pub(crate) struct Spare {
     pub(crate) name: String,
     pub(crate) bytes: u64,
+}
+
+impl Spare {
+    /// Whether it was this segment.
+    fn was(&self, epoch: u64) -> bool {
+        segment::spare_epoch(&self.name) == Some(epoch)
+    }
 }
 
 impl Spares {
@@ -68,15 +78,20 @@ impl Spares {
         Ok(())
     }
 
-    /// Whether one has exactly this size.
-    pub(crate) fn any_of(&self, bytes: u64) -> bool {
-        self.waiting.iter().any(|spare| spare.bytes == bytes)
+    /// Whether one has exactly this size, and was not the segment `epoch`.
+    pub(crate) fn any_for(&self, epoch: u64, bytes: u64) -> bool {
+        self.place_of(epoch, bytes).is_some()
     }
 
-    /// Takes one of exactly this size.
-    pub(crate) fn take(&mut self, bytes: u64) -> Option<Spare> {
-        let index = self.waiting.iter().position(|spare| spare.bytes == bytes)?;
+    /// Takes one to make the segment `epoch` of: of exactly this size, and one that was another segment.
+    pub(crate) fn take_for(&mut self, epoch: u64, bytes: u64) -> Option<Spare> {
+        let index = self.place_of(epoch, bytes)?;
         self.waiting.remove(index)
+    }
+
+    fn place_of(&self, epoch: u64, bytes: u64) -> Option<usize> {
+        let fits = |spare: &Spare| spare.bytes == bytes && !spare.was(epoch);
+        self.waiting.iter().position(fits)
     }
 
     /// Takes one that is to go: of another size, or beyond the `keep` that stay.
@@ -145,6 +160,19 @@ mod tests {
         spares.settle_names(&*store).unwrap();
         spares.settle_names(&*store).unwrap();
         assert_eq!(store.take_names_done(), ["sync"]);
+    }
+
+    #[test]
+    fn none_becomes_the_segment_that_it_was() {
+        let store = store_with(&[3, 4]);
+        let mut spares = Spares::new(vec![(segment::spare_name(5, 7), 8192)]);
+        (3..=4).for_each(|epoch| assert!(spares.retire(&*store, epoch).unwrap()));
+        assert!(!spares.any_for(5, 8192) && spares.any_for(4, 8192) && !spares.any_for(4, 100));
+        let name = |spare: Option<Spare>| spare.map(|spare| spare.name);
+        assert_eq!(name(spares.take_for(3, 4096)), Some(segment::spare_name(4, 0)));
+        assert_eq!(name(spares.take_for(3, 4096)), None);
+        assert_eq!(name(spares.take_for(4, 4096)), Some(segment::spare_name(3, 0)));
+        assert_eq!(name(spares.take_for(5, 8192)), None);
     }
 
     #[test]

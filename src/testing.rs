@@ -397,7 +397,7 @@ impl TestWriter {
         let epoch = self.header.epoch + 1 + self.ready.len() as u64;
         let header = SegmentHeader {
             epoch,
-            salt: epoch * 79,
+            salt: epoch * 79 + (self.header.generation << 32),
             segment_bytes: self.segment_bytes,
             created_wall_ns: 5,
             first_lsn: 0,

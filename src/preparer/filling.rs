@@ -1,9 +1,11 @@
-//! Making a segment of a new file: allocated, filled with zeros, headers written, synced, renamed.
+//! Making a segment of a new file: allocated, filled with zeros, headers written, synced, read
+//! back, renamed.
 //!
 //! A crash before the last rename leaves a temporary file, which the next opening sweeps; after it, a
 //! whole segment. The rename comes after the file's sync, so whatever of the directory survives, a
 //! segment's name never stands for a file that is not whole.
 
+use std::io;
 use std::time::Duration;
 
 use super::{Preparer, Step, Trouble};
@@ -44,7 +46,6 @@ impl Filling {
 impl Preparer {
     /// The next step of filling a segment, or the first.
     pub(super) fn fill(&mut self, files: &mut Files) -> Result<Step, Trouble> {
-        let store = self.shared.store.clone();
         let started_ns = self.shared.clock.now_ns();
         let mut filling = match self.filling.take() {
             Some(filling) => filling,
@@ -78,24 +79,28 @@ impl Preparer {
                     true => filling.filler.file().sync_data(),
                     false => filling.filler.file().sync(),
                 };
-                // What stood there before, in a file that was cut off under the same number, vouches for
-                // records that are gone.
-                let (file, header) = (filling.filler.file(), filling.filler.header());
-                let checked = synced.and_then(|()| segment::check_headers(&**file, header));
-                checked.map_err(|error| self.failed(epoch, error))?;
+                synced.map_err(|error| self.failed(epoch, error))?;
+                match segment::stands(&**filling.filler.file(), filling.filler.header()) {
+                    Ok(true) => {}
+                    Ok(false) => return Err(self.failed(epoch, segment::lost_header())),
+                    Err(error) => return Err(self.give_up(files, filling, error)),
+                }
                 filling.stage = Stage::Name;
                 self.filling = Some(filling);
                 self.rest.after(&self.shared, started_ns);
                 Ok(Step::Again(Duration::ZERO))
             }
-            (Err(error), _) => {
-                // The first error is the one to report; a leftover is swept at the next open.
-                let recycled = filling.filler.header().recycled;
-                filling.filler.abandon(&*store).ok();
-                self.gave_up_filling(files, recycled);
-                Err(self.trouble(epoch, error))
-            }
+            (Err(error), _) => Err(self.give_up(files, filling, error)),
         }
+    }
+
+    /// What to do after an error other than a sync's.
+    fn give_up(&self, files: &mut Files, filling: Filling, error: io::Error) -> Trouble {
+        let (epoch, recycled) = (filling.filler.header().epoch, filling.filler.header().recycled);
+        // The first error is the one to report; a leftover is swept at the next open.
+        filling.filler.abandon(&*self.shared.store).ok();
+        self.gave_up_filling(files, recycled);
+        self.trouble(epoch, error)
     }
 
     fn start_filling(&mut self, files: &mut Files) -> Result<Filling, Trouble> {

@@ -5,7 +5,7 @@
 //!
 //! 1. *The segment gets a spare name.* The mark that says that it does not count was durable before.
 //!    Under either name nobody reads it.
-//! 2. *The spare gets a temporary name.* A crash leaves a spare, a leftover to sweep, or the segment
+//! 2. *The spare, which was another segment, gets a temporary name.* A crash leaves a spare, a leftover to sweep, or the segment
 //!    that it was, below the log's start. (A spare that stood above it, cut off by a truncation or left by
 //!    a crash, got its name durably before anything went on.)
 //! 3. *Headers with a new epoch and a new salt are written; the file is synced, and they are read back.* The same. Every batch of the
@@ -26,14 +26,14 @@ use crate::segment::Filler;
 impl Preparer {
     /// Makes a segment of a spare file, where there is one that fits. None: there is not.
     pub(super) fn recycle(&mut self, files: &mut Files) -> Result<Option<Step>, Trouble> {
-        if !files.spares.any_of(self.plan.segment_bytes) {
+        let (epoch, bytes) = (files.next_epoch, self.plan.segment_bytes);
+        if !files.spares.any_for(epoch, bytes) {
             return Ok(None);
         }
         let store = self.shared.store.clone();
         let counters = &self.shared.counters;
-        let epoch = files.next_epoch;
         let header = self.next_header(files, true).map_err(|e| self.trouble(epoch, e))?;
-        let Some(spare) = files.spares.take(self.plan.segment_bytes) else { return Ok(None) };
+        let Some(spare) = files.spares.take_for(epoch, bytes) else { return Ok(None) };
         counters.recycled.begin(self.shared.clock.now_ns());
         files.making_bytes = spare.bytes;
         let adopted = Filler::adopt(&*store, header, &spare.name);

@@ -23,9 +23,10 @@ pub(super) struct Removing {
 
 impl Preparer {
     /// The next step of removing a file, or the first.
-    pub(super) fn remove(&mut self, files: &mut Files) -> Result<Step, Trouble> {
+    /// Of those that may become segments again, `keep` stay.
+    pub(super) fn remove(&mut self, files: &mut Files, keep: usize) -> Result<Step, Trouble> {
         let store = self.shared.store.clone();
-        if self.removing.is_none() && !self.start_removing(files)? {
+        if self.removing.is_none() && !self.start_removing(files, keep)? {
             return Ok(Step::Again(Duration::ZERO));
         }
         let (Some(removing), Some(spare)) = (&self.removing, &mut files.spares.leaving) else {
@@ -47,9 +48,9 @@ impl Preparer {
         Ok(Step::Again(Duration::ZERO))
     }
 
-    fn start_removing(&mut self, files: &mut Files) -> Result<bool, Trouble> {
+    fn start_removing(&mut self, files: &mut Files, keep: usize) -> Result<bool, Trouble> {
         let store = self.shared.store.clone();
-        let (bytes, keep) = (self.plan.segment_bytes, self.plan.spares_max);
+        let bytes = self.plan.segment_bytes;
         files.spares.settle_names(&*store).map_err(|e| self.failed(files.next_epoch, e))?;
         let Some(spare) = files.spares.take_surplus(bytes, keep) else { return Ok(false) };
         self.shared.counters.removed.begin(self.shared.clock.now_ns());

@@ -127,3 +127,37 @@ fn a_spare_is_not_shortened_before_its_name_is_durable() {
     let synced = trace[renamed..].iter().position(|line| line.contains("sync directory"));
     assert!(synced.is_some_and(|synced| renamed + synced < shortened), "{trace:#?}");
 }
+
+/// Of three files that wait, two become each other's segments, and the third could become only what it was. The disk is
+/// full: its space is used, not the file.
+#[test]
+fn a_file_that_was_the_wanted_segment_gives_its_space() {
+    let (disk, log, mut stepper) = open(options());
+    append_until_rotated(&log, &mut stepper, 2);
+    work(&mut stepper);
+    // It begins segment 2, of a file that stood ready; what comes behind is cut off, and wanted again.
+    let truncation = sim::truncate_after(&log, Lsn::FIRST);
+    let cut = (0..100).find_map(|_| {
+        stepper.turn();
+        truncation.result()
+    });
+    assert_eq!(cut.expect("it is done").expect("nothing fails"), Lsn::FIRST);
+    let ending = |ending: &'static str| -> Vec<String> {
+        disk.files().into_iter().filter(|name| name.ends_with(ending)).collect()
+    };
+    let names = [3, 4, 5].map(|epoch| crate::segment::spare_name(epoch, 0));
+    assert_eq!(ending(".spare"), names);
+    disk.set_space(Some(disk.used_bytes()));
+    for _ in 0..40 {
+        work(&mut stepper);
+        stepper.advance(Duration::from_millis(200));
+    }
+    let stats = log.stats();
+    assert_eq!((stats.recycled.count, stats.removed.count), (2, 1));
+    assert_eq!(ending(".seg"), [1, 2, 3, 4, 5].map(crate::frame::segment_name));
+    let renamed = |name: &str, epoch: u64| {
+        let line = format!("rename {name} to {}", crate::segment::tmp_name(epoch));
+        disk.trace().iter().any(|at| at.ends_with(&line))
+    };
+    assert!(renamed(&names[1], 3) && renamed(&names[0], 4) && !renamed(&names[2], 5));
+}

@@ -124,14 +124,15 @@ impl<'a> Layout<'a> {
         Ok(())
     }
 
-    /// From one segment to the next the generation never goes down, and from the one on that the last truncation
-    /// began with it is that truncation's, at least.
+    /// From one segment to the next the generation never goes down, it goes up only where a segment says that it
+    /// begins one, and from the one on that the last truncation began with it is that truncation's, at least.
     fn check_generation(&self, segment: &Segment) -> Result<(), ScanError> {
         let cut = self.cut.filter(|(begin, _)| segment.epoch >= *begin).map(|(_, least)| least);
         let (found, least) = match self.opened.first() {
             Some(next) if next.header.generation < segment.header.generation => {
                 (next, segment.header.generation)
             }
+            Some(next) if next.header.resume.is_none() => (segment, next.header.generation),
             _ => (segment, cut.unwrap_or(0)),
         };
         if found.header.generation >= least {

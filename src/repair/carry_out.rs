@@ -162,7 +162,9 @@ fn cut(
         vouched_lsn: header.truncated_after,
     };
     rewrite::write_again(store, &rest, &header, &*file, plan.wall_ns)?;
-    let synced = segment::write_headers(&*file, &header).and_then(|()| file.sync());
+    let synced = segment::write_headers(&*file, &header)
+        .and_then(|()| file.sync())
+        .and_then(|()| segment::check_headers(&*file, &header));
     synced.map_err(|e| failed("write", TRUNCATION_TMP, e))?;
     // Without the segment, the log is as damaged as before: by where it was closed that may alone be known.
     set_mark(store, plan, Mark { closed, ..mark })?;

@@ -1,4 +1,5 @@
-//! Segment headers of which both copies are gone, from what the batches and the neighbours tell.
+//! Segment headers of which both copies are gone, or are those of an earlier life of the file, from what the batches and
+//! the neighbours tell.
 
 use crate::frame::SegmentHeader;
 use crate::segment::Segment;

@@ -2,6 +2,7 @@
 
 mod crashes;
 mod findings;
+mod old_headers;
 
 use std::path::PathBuf;
 use std::sync::Arc;

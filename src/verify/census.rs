@@ -62,8 +62,9 @@ pub(crate) struct Found {
 pub(crate) enum Head {
     /// A copy of the header is intact; which of the two are.
     Intact { segment: Segment, copies: [bool; 2] },
-    /// Neither is. Its batches may tell what it was.
-    Broken { guess: Option<Segment>, detail: String },
+    /// Neither is, or it is that of an earlier life of the file (`is_old`). Its batches may tell what it was; where
+    /// the header is old, those of an even earlier life may be there too, and only what continues the log counts.
+    Broken { guess: Option<Segment>, detail: String, is_old: bool },
     /// There is no such file.
     Missing,
 }
@@ -125,7 +126,7 @@ impl Census {
                     heads.insert(epoch, Head::Intact { segment, copies });
                 }
                 Looked::Broken(detail) => {
-                    _ = heads.insert(epoch, Head::Broken { guess: None, detail })
+                    _ = heads.insert(epoch, Head::Broken { guess: None, detail, is_old: false })
                 }
                 Looked::Gone => {}
                 Looked::Stray(detail) => stray(name, detail),
@@ -206,7 +207,7 @@ impl Census {
                 Some(id) => guess_header(store, epoch, id, block_bytes, Some(salt))?,
                 None => None,
             };
-            heads.insert(epoch, Head::Broken { guess, detail });
+            heads.insert(epoch, Head::Broken { guess, detail, is_old: true });
         }
         // What is missing between the first and the last stands in the list too.
         let mut last = heads.keys().next_back().copied().unwrap_or(mark.first_epoch);
@@ -346,7 +347,8 @@ fn look_at_header(store: &dyn Store, name: &str) -> Result<Looked, ReadError> {
     let mut bytes = AlignedBuf::new(want.max(1)).map_err(|e| failed("read", e))?;
     let read = file.read_at(0, &mut bytes[..want]).map_err(|e| failed("read", e))?;
     let (first, second) = header_copies(&bytes[..read]);
-    let copies = [first.is_ok(), second.is_ok()];
+    let agree = first.is_err() || first == second;
+    let copies = [first.is_ok(), second.is_ok() && agree];
     match (first, second) {
         (Ok(header), _) | (_, Ok(header)) => Ok(Looked::Segment { header, copies, file_bytes }),
         (Err(error @ SegmentHeaderError::Version(_)), _) => {
@@ -521,7 +523,8 @@ fn stale(heads: &BTreeMap<u64, Head>, mark: &Mark) -> Vec<u64> {
 }
 
 /// The segments whose header is of a lower generation than what stands before them, or than the completed truncation
-/// before them: with the salt that the header says, and what is wrong with it.
+/// before them, or than the segment behind, where that does not say that it begins one: with the salt that the header
+/// says, and what is wrong with it.
 fn older(heads: &BTreeMap<u64, Head>, mark: &Mark) -> Vec<(u64, u64, String)> {
     let headers = || {
         heads.values().filter_map(|head| match head {
@@ -533,12 +536,16 @@ fn older(heads: &BTreeMap<u64, Head>, mark: &Mark) -> Vec<(u64, u64, String)> {
         && headers().any(|h| h.epoch >= mark.generation_epoch && h.generation >= mark.generation);
     let mut least = 0;
     let mut older = Vec::new();
-    for header in headers() {
+    let mut headers = headers().peekable();
+    while let Some(header) = headers.next() {
         if cut && header.epoch >= mark.generation_epoch {
             least = least.max(mark.generation);
         }
-        if header.generation < least {
-            let detail = older_header(header.generation, least);
+        let next = headers.peek().filter(|next| next.epoch == header.epoch + 1);
+        let begun = next.filter(|next| next.resume.is_none()).map_or(0, |next| next.generation);
+        let wanted = least.max(begun);
+        if header.generation < wanted {
+            let detail = older_header(header.generation, wanted);
             older.push((header.epoch, header.salt, detail));
         }
         least = least.max(header.generation);

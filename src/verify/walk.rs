@@ -120,11 +120,17 @@ impl Walker<'_> {
                 self.suspect(certain("the segment file is missing"));
                 return Ok(true);
             }
-            Head::Broken { guess: None, detail } => {
+            Head::Broken { guess: None, detail, .. } => {
                 self.suspect(certain(&format!("{detail}; and no intact batch is in it")));
                 return Ok(true);
             }
-            Head::Broken { guess: Some(segment), detail } => {
+            Head::Broken { guess: Some(segment), detail, is_old: true }
+                if !self.is_continued_by(segment)? =>
+            {
+                self.suspect(certain(&format!("{detail}; and no batch in it continues the log")));
+                return Ok(true);
+            }
+            Head::Broken { guess: Some(segment), detail, .. } => {
                 self.suspect(certain(detail));
                 segment
             }
@@ -170,6 +176,24 @@ impl Walker<'_> {
         let unreadable = file.unreadable().into_iter();
         self.walked.unreadable.extend(unreadable.map(|(at, error)| (segment.epoch, at, error)));
         Ok(going)
+    }
+
+    /// Whether the segment's first batch is the next one of the log.
+    fn is_continued_by(&self, segment: &Segment) -> Result<bool, ReadError> {
+        let (Some(next), Some(crc)) = (self.next, self.crc) else { return Ok(false) };
+        let failed = |e| self.failed("read", segment.epoch, e);
+        let file = PatientFile::open(self.store, &frame::segment_name(segment.epoch));
+        let mut cursor = BatchCursor::new(
+            file.map_err(failed)?,
+            segment.clone(),
+            self.store.facts().block_bytes,
+            segment.limit(None),
+            segment.header.data_offset(),
+            Some(next),
+            Some(crc),
+        )
+        .map_err(failed)?;
+        Ok(matches!(cursor.peek().map_err(failed)?, Step::Batch(_)))
     }
 
     /// What the segment's header says of the place where it begins.

@@ -163,7 +163,9 @@ impl Model {
     pub fn check_first(&mut self, first: u64, last: u64, rotten: bool) {
         assert!(first >= self.first, "{first}: what was trimmed came back from {}", self.first);
         assert!(first <= last + 1, "the log starts at {first} and ends at {last}");
-        for (name, positions) in &self.cursors {
+        // A trim that failed kept to the cursors that were there then, and may be found done; one that was made since
+        // stands before it where the newer slot of the mark could not be read.
+        for (name, positions) in self.cursors.iter().filter(|_| first > self.first_tried) {
             // A cursor whose newer slot went bad stands at its older position: before the start, where a trim
             // followed the newer one; and a trim may follow the older one where the newer one had set it back.
             let ever = self.cursors_furthest.get(name).filter(|_| rotten).copied();

@@ -1,7 +1,6 @@
 //! What a repair must not do: take away what it did not keep, vouch for what nobody synced, act on notes.
 
 use super::*;
-use crate::error::ReadError;
 use crate::frame::{SegmentHeader, segment_name};
 use crate::repair::step::Step;
 use crate::slots::{Kind, SlotFile};
@@ -139,60 +138,4 @@ fn a_slot_in_the_others_place_is_found_and_made_anew() {
     assert!(found.is_damaged(), "{:?}", found.findings);
     let (report, _) = repair(&store, Keep::Before).expect("it is repaired");
     assert!(report.after.is_some_and(|after| after.is_whole()));
-}
-
-/// A truncation gives up segments, and their files are used again under the numbers that they had. Where the write of
-/// the new header was lost, the old one must not count, nor what it vouches for. (The last file of all is taken for one
-/// that was not given up yet, and is.)
-#[test]
-fn a_segment_with_the_header_of_before_a_truncation_is_damage() {
-    for (used_before, used_after, at) in
-        [(false, false, 4), (true, false, 4), (false, true, 4), (true, true, 4), (true, true, 3)]
-    {
-        let what = format!("segment {at}, used before {used_before}, and after {used_after}");
-        let store = MemStore::new(512);
-        let mut writer = TestWriter::open(&store, SEGMENT_BYTES);
-        let fill_upto = |writer: &mut TestWriter, epoch| {
-            while writer.header.epoch < epoch {
-                write(writer, 3);
-            }
-            write(writer, 2);
-        };
-        fill_upto(&mut writer, if used_before { 4 } else { 3 });
-        writer.prepare(2);
-        let old = store.bytes(&segment_name(at));
-        writer.truncate(20).expect("it is truncated");
-        assert_eq!((writer.header.epoch, writer.header.generation), (2, 1), "{what}");
-        for _ in 3..=5 {
-            let spare = store.names().into_iter().find(|name| name.ends_with(".spare"));
-            writer.recycle(&spare.expect("what was cut"));
-        }
-        fill_upto(&mut writer, if used_after { 4 } else { 3 });
-        write(&mut writer, 0);
-        let last = writer.next_lsn - 1;
-        drop(writer);
-        match used_after {
-            true => store.splice(&segment_name(at), 0, &old[..1024]),
-            false => store.put(&segment_name(at), old),
-        }
-        match at {
-            // It stands before the last one with batches: a reader finds it.
-            3 => {
-                let dyn_store: Arc<dyn Store> = store.copy(512);
-                let reader = Reader::new(dyn_store, Box::new(move || last), Lsn::NONE);
-                let damaged = reader.expect("a reader").find_map(|record| record.err());
-                assert!(matches!(damaged, Some(ReadError::Damaged(_))), "{what}: {damaged:?}");
-            }
-            _ => {
-                let refused = open(&store, SEGMENT_BYTES).map(|_| ()).expect_err(&what).to_string();
-                assert!(refused.contains("that began generation 1"), "{refused}");
-            }
-        }
-        let found = verify_store(&*store).expect("a log");
-        assert!(found.is_damaged(), "{what}: {:?}", found.findings);
-        assert_eq!((found.last_lsn.get(), found.records), (last, last), "{what}: {found:?}");
-        let (repaired, _) = repair(&store, Keep::Before).expect("it is repaired");
-        assert!(repaired.after.is_some_and(|after| after.is_whole()), "{what}");
-        check_opens(&store, 1, last, &what);
-    }
 }
