@@ -190,9 +190,8 @@ fn read_file(
     for offset in [0, SLOT_STRIDE] {
         match file.read_at(offset, &mut bytes[..block]) {
             Ok(read) => {
-                // One in the other's place was not written by this code, which would write over it next.
                 if let Some(slot) = decode(&bytes[..read], kind)
-                    && slot.sequence % 2 * SLOT_STRIDE == offset
+                    && may_stand(&slot, kind, offset)
                     && newest.as_ref().is_none_or(|newest| newest.sequence < slot.sequence)
                 {
                     newest = Some(slot);
@@ -214,6 +213,13 @@ fn read_file(
             detail: "neither of the file's two slots is intact".to_owned(),
         })),
     }
+}
+
+/// Whether a slot counts where it was found. One in the other's place came there by a write that the device misdirected.
+/// A mark is that of this log wherever it stands, and an older one must not count beside it; opening it for writing
+/// writes it again in its own place, before anything could go over it. A cursor's may be another cursor's.
+fn may_stand(slot: &Slot, kind: Kind, offset: u64) -> bool {
+    kind == Kind::Mark || slot.sequence % 2 * SLOT_STRIDE == offset
 }
 
 /// What stands in one slot.
@@ -253,9 +259,8 @@ pub(crate) fn examine(
             Err(error) => Found::Unreadable(error.to_string()),
             Ok(read) if read < SLOT_BYTES => Found::Broken,
             Ok(read) if is_zero(&bytes[..SLOT_BYTES]) && read >= SLOT_BYTES => Found::Zero,
-            // One in the other's place does not count, as in `read`.
             Ok(read) => decode(&bytes[..read], kind)
-                .filter(|slot| slot.sequence % 2 * SLOT_STRIDE == offset)
+                .filter(|slot| may_stand(slot, kind, offset))
                 .map_or(Found::Broken, Found::Intact),
         }
     })))
@@ -335,6 +340,34 @@ mod tests {
         file.write(&*store, b"again").expect("it is written");
         let slot = read(&*store, "c", Kind::Cursor).expect("it reads").expect("it is there");
         assert_eq!(slot.content, b"again");
+    }
+
+    /// The write of the second copy of a mark lands on the first: no older mark counts, and it is mended.
+    #[test]
+    fn a_mark_in_the_others_place_counts_and_a_cursor_does_not() {
+        for kind in [Kind::Mark, Kind::Cursor] {
+            let store = MemStore::new(512);
+            let mut file = SlotFile::create(&*store, "m", kind, ID, b"old").expect("it is made");
+            file.write(&*store, b"old").expect("it is written");
+            let old = store.bytes("m")[65536..].to_vec();
+            (0..2).for_each(|_| file.write(&*store, b"new").expect("it is written"));
+            let new = store.bytes("m")[65536..].to_vec();
+            store.splice("m", 0, &new[..512]);
+            store.splice("m", 65536, &old);
+            let expected: &[u8] = if kind == Kind::Mark { b"new" } else { b"old" };
+            let content =
+                || read(&*store, "m", kind).expect("it reads").expect("it is there").content;
+            assert_eq!(content(), expected, "{kind:?}");
+            let (mut file, _) =
+                SlotFile::open(&*store, "m", kind).expect("it opens").expect("it is");
+            file.write_other(&*store, expected).expect("it is written");
+            for offset in [0, 65536] {
+                let spoilt = store.copy(512);
+                spoilt.alter("m", offset, 512, |byte| !byte);
+                let slot = read(&*spoilt, "m", kind).expect("it reads").expect("it is there");
+                assert_eq!(slot.content, expected, "{kind:?}");
+            }
+        }
     }
 
     #[test]
