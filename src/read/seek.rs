@@ -74,18 +74,14 @@ impl View {
                 is_late || batch.header.first_lsn > durable
             })
             .map_err(|error| read_failed(&*self.store, epoch, error))?;
-        // Where the segment ends before, the next one starts late enough; where it is damaged, the reader
-        // says so.
         let lsn = found.map(|batch| batch.header.first_lsn).or(cursor.next_lsn());
-        match lsn {
-            // Damaged where the log held something once: from its first record on it need not be.
-            lsn if found.is_none() && lsn.is_none_or(|lsn| lsn < bounds.first_lsn) => {
-                Ok(Found::Somewhere(bounds.first_lsn))
-            }
-            lsn => {
-                let lsn = lsn.unwrap_or(bounds.first_lsn);
-                Ok(Found::At(lsn.clamp(bounds.first_lsn, end.max(bounds.first_lsn))))
-            }
+        let lsn = lsn.unwrap_or(0).max(bounds.first_lsn);
+        match found {
+            // The segment ends before, and the next one starts late enough. Or it is damaged there: then the
+            // reader says so, or steps over older records where the index leads it past an empty batch or past
+            // what is below the log's first record.
+            None if lsn < end => Ok(Found::Somewhere(lsn)),
+            _ => Ok(Found::At(lsn.min(end.max(bounds.first_lsn)))),
         }
     }
 

@@ -1,7 +1,7 @@
 //! A write that succeeds, and lands at another place: each write of a run, one at a time. Nothing wrong is
 //! ever read, and what a later batch vouches for is not lost in silence.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use uringlog::sim::{self, SimDisk, SimOptions, Stepper, Turn};
 use uringlog::{Log, Lsn, OpenError, Options, ReadError};
@@ -173,4 +173,34 @@ fn a_segment_whose_header_went_elsewhere_is_not_written_to() {
         }
     }
     assert!(refused > 0, "the write of a header was none of those");
+}
+
+/// The empty batch that a truncation's segment begins with is gone, and no record with it: a reader finds the records
+/// behind it by the index. A search by time goes by the headers, and must not take the place where they end for the one
+/// that is looked for.
+#[test]
+fn a_time_behind_an_empty_batch_that_is_gone_is_found() {
+    let disk = SimDisk::new(1, SimOptions::default());
+    let (log, mut stepper) = open(&disk).expect("a new log");
+    append(&log, &mut stepper, 0, 2);
+    let truncation = sim::truncate_after(&log, Lsn::new(1));
+    let cut = (0..100).find_map(|_| {
+        stepper.turn();
+        truncation.result()
+    });
+    cut.expect("it is done").expect("nothing failed");
+    for last in 2..=4 {
+        append(&log, &mut stepper, 1, last);
+        stepper.advance(Duration::from_millis(100));
+    }
+    assert!(disk.corrupt_sector("00000000000000000002.seg", 8192), "it stands there");
+    for (after_ms, expected) in [(50, 3), (150, 4), (250, 5)] {
+        let after = Duration::from_nanos(NOW_NS) + Duration::from_millis(after_ms);
+        let time = SystemTime::UNIX_EPOCH + after;
+        let mut reader = log.reader_at(time).expect("a reader");
+        assert_eq!(reader.next_lsn().get(), expected, "{after_ms} ms");
+        let record = reader.next_record().expect("it is whole");
+        assert_eq!(record.is_some(), expected < 5);
+        assert!(record.is_none_or(|record| record.written_at() >= time));
+    }
 }
