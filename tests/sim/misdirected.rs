@@ -53,6 +53,36 @@ fn read(log: &Log, expected: impl Fn(u64) -> Vec<u8>) -> Result<u64, ReadError> 
     Ok(last)
 }
 
+/// Opens the log again and reads it: what there is is right, and nothing ends in silence. Returns the last record; none
+/// where opening finds damage.
+fn reopen(disk: &SimDisk, what: &str, expected: impl Fn(u64) -> Vec<u8>) -> Option<u64> {
+    disk.restart();
+    match open(disk) {
+        Ok((log, _stepper)) => {
+            let last = log.last_lsn().get();
+            match read(&log, expected) {
+                Ok(read) => assert_eq!(read, last, "{what}: a reader ends in silence"),
+                Err(ReadError::Damaged(_)) => {}
+                Err(error) => panic!("{what}: {error}"),
+            }
+            Some(last)
+        }
+        // It may have landed on the head of another segment.
+        Err(OpenError::Damaged(_) | OpenError::Foreign { .. }) => None,
+        Err(error) => panic!("{what}: {error}"),
+    }
+}
+
+/// Nothing fails, and nothing is prepared meanwhile.
+fn truncate(log: &Log, stepper: &mut Stepper, after: u64) {
+    let truncation = sim::truncate_after(log, Lsn::new(after));
+    let cut = (0..100).find_map(|_| {
+        stepper.turn();
+        truncation.result()
+    });
+    cut.expect("it is done").expect("nothing failed");
+}
+
 #[test]
 fn a_misdirected_batch_is_found() {
     const RECORDS: u64 = 24;
@@ -109,32 +139,20 @@ fn a_misdirected_write_undoes_no_truncation() {
             assert!(cut.is_ok() || log.poison().is_some());
             append(&log, &mut stepper, 1, 9);
             drop((log, stepper));
-            disk.restart();
+            let what = format!("write {at}");
             let expected = |lsn| payload(u64::from(cut.is_ok() && lsn > 7), lsn);
-            match open(&disk) {
-                Ok((log, _stepper)) => {
-                    let last = log.last_lsn().get();
-                    match cut {
-                        Ok(_) => assert!((7..=9).contains(&last), "write {at}: {last}"),
-                        Err(_) => assert!([7, 20].contains(&last), "write {at}: {last}"),
-                    }
-                    match read(&log, expected) {
-                        Ok(read) => assert_eq!(read, last, "a reader ends in silence"),
-                        Err(ReadError::Damaged(_)) => {}
-                        Err(error) => panic!("write {at}: {error}"),
-                    }
-                }
-                // It may have landed on the head of another segment.
-                Err(OpenError::Damaged(_) | OpenError::Foreign { .. }) => {}
-                Err(error) => panic!("write {at}: {error}"),
+            let Some(last) = reopen(&disk, &what, expected) else { continue };
+            match cut {
+                Ok(_) => assert!((7..=9).contains(&last), "{what}: {last}"),
+                Err(_) => assert!([7, 20].contains(&last), "{what}: {last}"),
             }
         }
     }
     assert!(refused > 0, "the header's write was none of those");
 }
 
-/// The files that a truncation gave up become segments again, under the numbers that they had: where the header of
-/// one goes elsewhere, its old one would vouch for what was cut.
+/// The files that a truncation gave up become segments again: where the header of one goes elsewhere, what is written
+/// to it could not be read, or its old header would vouch for what was cut.
 #[test]
 fn a_segment_whose_header_went_elsewhere_is_not_written_to() {
     let mut refused = 0;
@@ -143,33 +161,16 @@ fn a_segment_whose_header_went_elsewhere_is_not_written_to() {
             let disk = SimDisk::new(seed, SimOptions::default());
             let (log, mut stepper) = open(&disk).expect("a new log");
             append(&log, &mut stepper, 0, 60);
-            let truncation = sim::truncate_after(&log, Lsn::new(7));
-            let cut = (0..100).find_map(|_| {
-                stepper.turn();
-                truncation.result()
-            });
-            cut.expect("it is done").expect("nothing failed");
+            truncate(&log, &mut stepper, 7);
             disk.misdirect_write_at(at);
             append(&log, &mut stepper, 1, 60);
             settle(&mut stepper);
             refused += u64::from(log.poison().is_some());
             let durable = log.durable_lsn().get();
             drop((log, stepper));
-            disk.restart();
-            let expected = |lsn| payload(u64::from(lsn > 7), lsn);
-            match open(&disk) {
-                Ok((log, _stepper)) => {
-                    let last = log.last_lsn().get();
-                    assert!(last + 1 >= durable, "write {at}: {last} of {durable}");
-                    match read(&log, expected) {
-                        Ok(read) => assert_eq!(read, last, "a reader ends in silence"),
-                        Err(ReadError::Damaged(_)) => {}
-                        Err(error) => panic!("write {at}: {error}"),
-                    }
-                }
-                Err(OpenError::Damaged(_) | OpenError::Foreign { .. }) => {}
-                Err(error) => panic!("write {at}: {error}"),
-            }
+            let what = format!("write {at}");
+            let last = reopen(&disk, &what, |lsn| payload(u64::from(lsn > 7), lsn));
+            assert!(last.is_none_or(|last| last + 1 >= durable), "{what}: {last:?} of {durable}");
         }
     }
     assert!(refused > 0, "the write of a header was none of those");
@@ -183,12 +184,7 @@ fn a_time_behind_an_empty_batch_that_is_gone_is_found() {
     let disk = SimDisk::new(1, SimOptions::default());
     let (log, mut stepper) = open(&disk).expect("a new log");
     append(&log, &mut stepper, 0, 2);
-    let truncation = sim::truncate_after(&log, Lsn::new(1));
-    let cut = (0..100).find_map(|_| {
-        stepper.turn();
-        truncation.result()
-    });
-    cut.expect("it is done").expect("nothing failed");
+    truncate(&log, &mut stepper, 1);
     for last in 2..=4 {
         append(&log, &mut stepper, 1, last);
         stepper.advance(Duration::from_millis(100));
