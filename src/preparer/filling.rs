@@ -96,10 +96,8 @@ impl Preparer {
 
     /// What to do after an error other than a sync's.
     fn give_up(&self, files: &mut Files, filling: Filling, error: io::Error) -> Trouble {
-        let (epoch, recycled) = (filling.filler.header().epoch, filling.filler.header().recycled);
-        // The first error is the one to report; a leftover is swept at the next open.
-        filling.filler.abandon(&*self.shared.store).ok();
-        self.gave_up_filling(files, recycled);
+        let epoch = filling.filler.header().epoch;
+        self.abandon(files, filling);
         self.trouble(epoch, error)
     }
 
@@ -149,17 +147,17 @@ impl Preparer {
 
     pub(super) fn give_up_filling(&mut self, files: &mut Files) {
         if let Some(filling) = self.filling.take() {
-            // A leftover is swept when the log is opened next.
-            let recycled = filling.filler.header().recycled;
-            filling.filler.abandon(&*self.shared.store).ok();
-            self.gave_up_filling(files, recycled);
+            self.abandon(files, filling);
         }
     }
 
-    fn gave_up_filling(&self, files: &mut Files, recycled: bool) {
+    fn abandon(&self, files: &mut Files, filling: Filling) {
         files.making_bytes = 0;
         let counters = &self.shared.counters;
+        let recycled = filling.filler.header().recycled;
         let made = if recycled { &counters.recycled } else { &counters.prepared };
+        // A leftover is swept when the log is opened next; what led here is the error to report.
+        filling.filler.abandon(&*self.shared.store).ok();
         made.give_up();
     }
 

@@ -163,10 +163,7 @@ impl Census {
             let kind = FindingKind::Damage;
             findings.push(Finding { kind, file, offset: 0, detail, lost: None });
         }
-        let block_bytes = heads.values().find_map(|head| match head {
-            Head::Intact { segment, .. } => Some(segment.header.block_bytes),
-            _ => None,
-        });
+        let block_bytes = intact(&heads).next().map(|header| header.block_bytes);
         for (&epoch, head) in &mut heads {
             if let (Head::Broken { guess, .. }, Some(log_id)) = (head, log_id) {
                 *guess = guess_header(store, epoch, log_id, block_bytes, None)?;
@@ -191,10 +188,7 @@ impl Census {
         let mut given_up: Vec<u64> =
             heads.keys().copied().take_while(|&epoch| epoch < mark.first_epoch).collect();
         heads.retain(|&epoch, _| epoch >= mark.first_epoch);
-        let generations = heads.values().filter_map(|head| match head {
-            Head::Intact { segment, .. } => Some(segment.header.generation),
-            _ => None,
-        });
+        let generations = intact(&heads).map(|header| header.generation);
         let generation_max = generations.max().unwrap_or(0).max(mark.generation);
         let found_epochs: Vec<u64> = heads.keys().copied().collect();
         for epoch in stale(&heads, &mark) {
@@ -481,14 +475,17 @@ fn guessed(batch: &BatchHeader, file_bytes: u64, block_bytes: Option<u32>) -> Se
     Segment { epoch: batch.context.epoch, header, file_bytes }
 }
 
+/// The headers that are intact, in order.
+fn intact(heads: &BTreeMap<u64, Head>) -> impl Iterator<Item = &SegmentHeader> {
+    heads.values().filter_map(|head| match head {
+        Head::Intact { segment, .. } => Some(&segment.header),
+        _ => None,
+    })
+}
+
 /// What the mark must have said, as far as the segments tell.
 fn mark_of(heads: &BTreeMap<u64, Head>) -> Mark {
-    let headers = || {
-        heads.values().filter_map(|head| match head {
-            Head::Intact { segment, .. } => Some(&segment.header),
-            _ => None,
-        })
-    };
+    let headers = || intact(heads);
     let generation = headers().map(|header| header.generation).max().unwrap_or(0);
     let began = headers().find(|header| header.generation == generation && generation > 0);
     Mark {
@@ -526,12 +523,7 @@ fn stale(heads: &BTreeMap<u64, Head>, mark: &Mark) -> Vec<u64> {
 /// before them, or than the segment behind, where that does not say that it begins one: with the salt that the header
 /// says, and what is wrong with it.
 fn older(heads: &BTreeMap<u64, Head>, mark: &Mark) -> Vec<(u64, u64, String)> {
-    let headers = || {
-        heads.values().filter_map(|head| match head {
-            Head::Intact { segment, .. } => Some(&segment.header),
-            _ => None,
-        })
-    };
+    let headers = || intact(heads);
     let cut = mark.generation_epoch >= mark.first_epoch
         && headers().any(|h| h.epoch >= mark.generation_epoch && h.generation >= mark.generation);
     let mut least = 0;
